@@ -1,0 +1,335 @@
+"""The shape of a dense decoder, read from its `config.json`: every linear, every norm, every parameter.
+
+Each family is one entry of `compiler.families.FAMILIES`. Parameter counts are checked against the real `transformers`
+classes on the meta device (`tests/test_architecture.py`). What is not understood is refused, never approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from compiler.families import FAMILIES, Family
+
+MAX_SIZE = 2**24
+"""No dimension of a real model comes near it; it keeps a typing mistake from becoming a plan."""
+
+
+class UnsupportedArchitecture(ValueError):
+    """The configuration describes a model that cannot be planned; the message says why and what would work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One `nn.Linear` of a decoder layer."""
+
+    name: str
+    """As `lora_target_modules` names it."""
+    in_features: int
+    out_features: int
+    bias: bool
+    group: str
+    """`attention` or `mlp`."""
+
+    @property
+    def weights(self) -> int:
+        return self.in_features * self.out_features
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of parameters (not bytes), by the module classes that loaders treat differently."""
+
+    embedding: int
+    head: int
+    """0 where the head shares the embedding's weight."""
+    positions: int
+    """Learned position embedding (GPT-BigCode); 0 elsewhere."""
+    linear_per_layer: int
+    """Weights of the linears of one layer: what 4-bit and 8-bit loading quantises."""
+    bias_per_layer: int
+    norm_per_layer: int
+    """Norms of one layer, query/key norms included."""
+    final_norm: int
+    layers: int
+
+    @property
+    def linear(self) -> int:
+        return self.layers * self.linear_per_layer
+
+    @property
+    def bias(self) -> int:
+        return self.layers * self.bias_per_layer
+
+    @property
+    def norm(self) -> int:
+        return self.layers * self.norm_per_layer + self.final_norm
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.head + self.positions + self.linear + self.bias + self.norm
+
+
+_BIAS_DEFAULTS = {"use_bias": True, "attention_bias": False, "mlp_bias": False}
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense decoder. All sizes are numbers of elements; `linears` describes one layer, the layers are alike."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    sliding_window: int | None = None
+    """Tokens a windowed layer attends to; None when every layer attends to all."""
+    windowed_layers: int = 0
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    logits_scaling: float | None = None
+    """Granite divides the logits by it: one more tensor of tokens x vocabulary. None: no such step."""
+    qk_norm: bool = False
+    qk_norm_per_head: bool = True
+    """True: one weight of `head_dim` each for queries and keys; False: one over all heads (OLMo 2)."""
+    norms_per_layer: int = 2
+    norm: str = "rmsnorm"
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    gated_mlp: bool = True
+    fused_qkv: bool = False
+    fused_gate_up: bool = False
+    learned_positions: int = 0
+    """Rows of the learned position embedding; 0 with rotary positions."""
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linears of one layer, in the order of their use."""
+        hidden, query, kv, mlp = self.hidden_size, self.query_size, self.kv_size, self.intermediate_size
+        shapes: list[tuple[str, int, int, bool, str]] = []
+        if self.fused_qkv:
+            shapes.append(("qkv_proj", hidden, query + 2 * kv, self.attention_bias, "attention"))
+        else:
+            shapes += [
+                (name, hidden, size, self.attention_bias, "attention")
+                for name, size in (("q_proj", query), ("k_proj", kv), ("v_proj", kv))
+            ]
+        shapes.append(("o_proj", query, hidden, self.output_bias, "attention"))
+        if self.fused_gate_up:
+            shapes.append(("gate_up_proj", hidden, 2 * mlp, self.mlp_bias, "mlp"))
+        else:
+            if self.gated_mlp:
+                shapes.append(("gate_proj", hidden, mlp, self.mlp_bias, "mlp"))
+            shapes.append(("up_proj", hidden, mlp, self.mlp_bias, "mlp"))
+        shapes.append(("down_proj", mlp, hidden, self.mlp_bias, "mlp"))
+        names = dict(FAMILIES[self.model_type].names)
+        return tuple(Linear(names.get(name, name), *rest) for name, *rest in shapes)
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        per_norm = {"rmsnorm": 1, "layernorm": 2, "layernorm-plain": 0}[self.norm] * self.hidden_size
+        qk = 0
+        if self.qk_norm:
+            qk = 2 * self.head_dim if self.qk_norm_per_head else self.query_size + self.kv_size
+        embedding = self.vocab_size * self.hidden_size
+        return Parameters(
+            embedding=embedding,
+            head=0 if self.tie_word_embeddings else embedding,
+            positions=self.learned_positions * self.hidden_size,
+            linear_per_layer=sum(linear.weights for linear in self.linears),
+            bias_per_layer=sum(linear.out_features for linear in self.linears if linear.bias),
+            norm_per_layer=self.norms_per_layer * per_norm + qk,
+            final_norm=per_norm,
+            layers=self.num_layers,
+        )
+
+    def lora_linears(self, targets: str | tuple[str, ...]) -> tuple[Linear, ...]:
+        """The linears of one layer that `lora_targets` selects. Raises ValueError for a name the model has not."""
+        if targets == "all-linear":
+            return self.linears
+        if targets == "attention":
+            return tuple(linear for linear in self.linears if linear.group == "attention")
+        wanted = (targets,) if isinstance(targets, str) else targets
+        unknown = sorted(set(wanted) - {linear.name for linear in self.linears})
+        if unknown:
+            raise ValueError(
+                f"{self.model_type} has no linear named {', '.join(unknown)}; "
+                f"it has {', '.join(linear.name for linear in self.linears)}"
+            )
+        return tuple(linear for linear in self.linears if linear.name in wanted)
+
+    def lora_parameters(self, rank: int, targets: str | tuple[str, ...]) -> int:
+        """Parameters of the adapters of all layers: rank x (in + out) for each selected linear."""
+        return self.num_layers * sum(rank * (one.in_features + one.out_features) for one in self.lora_linears(targets))
+
+
+def from_config(config: Mapping[str, Any]) -> Architecture:
+    """Read a Hugging Face `config.json`. Raises UnsupportedArchitecture for anything but a dense decoder."""
+    model_type = config.get("model_type")
+    _refuse(config, model_type)
+    family = FAMILIES[model_type]
+    alias = dict(family.keys)
+
+    def size(name: str, default: int | None = None) -> int:
+        return _size(config, alias.get(name, name), default)
+
+    hidden, heads, layers = size("hidden_size"), size("num_attention_heads"), size("num_hidden_layers")
+    if model_type == "gpt_bigcode":
+        kv_heads = 1 if config.get("multi_query", True) else heads
+    else:
+        kv_heads = size("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise UnsupportedArchitecture(
+            f"num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})"
+        )
+    positions = size("max_position_embeddings")
+    window, windowed = _window(config, family, layers)
+    bias = {name: _flag(config, getattr(family, name)) for name in ("attention_bias", "output_bias", "mlp_bias")}
+    return Architecture(
+        model_type=model_type,
+        vocab_size=size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=size("intermediate_size", 4 * hidden if family.learned_positions else None),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=_head_dim(config, family, hidden // heads),
+        tie_word_embeddings=_boolean(config, "tie_word_embeddings", family.tied),
+        max_position_embeddings=positions,
+        sliding_window=window,
+        windowed_layers=windowed,
+        attn_logit_softcapping=config.get("attn_logit_softcapping", family.attention_softcap),
+        final_logit_softcapping=config.get("final_logit_softcapping", family.final_softcap),
+        logits_scaling=config.get("logits_scaling", 1.0) if model_type == "granite" else None,
+        qk_norm=family.qk_norm != "none",
+        qk_norm_per_head=family.qk_norm != "full",
+        norms_per_layer=family.norms_per_layer,
+        norm=family.norm,
+        gated_mlp=family.gated_mlp,
+        fused_qkv=family.fused_qkv,
+        fused_gate_up=family.fused_gate_up,
+        learned_positions=positions if family.learned_positions else 0,
+        **bias,
+    )
+
+
+def config_dict(architecture: Architecture) -> dict[str, Any]:
+    """A `config.json` from which `transformers` builds a model of this shape; what decides no shape stays default."""
+    family = FAMILIES[architecture.model_type]
+    alias = dict(family.keys)
+    sizes = {
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden_size,
+        "intermediate_size": architecture.intermediate_size,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_heads,
+        "max_position_embeddings": architecture.max_position_embeddings,
+    }
+    config: dict[str, Any] = {"model_type": architecture.model_type}
+    config["tie_word_embeddings"] = architecture.tie_word_embeddings
+    config |= {alias.get(name, name): value for name, value in sizes.items()}
+    if architecture.model_type == "gpt_bigcode":
+        # the other models of this file train without dropout, which GPT-BigCode's class turns on by default
+        config |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+        return config | {"multi_query": architecture.num_kv_heads == 1}
+    config |= {"num_key_value_heads": architecture.num_kv_heads, "head_dim": architecture.head_dim}
+    config["sliding_window"] = architecture.sliding_window
+    if family.window_needs_flag and architecture.sliding_window:
+        config["use_sliding_window"] = True
+        config["max_window_layers"] = architecture.num_layers - architecture.windowed_layers
+    for name in ("attention_bias", "mlp_bias"):
+        key = getattr(family, name)
+        if isinstance(key, str):
+            config[key] = getattr(architecture, name)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling"):
+        if getattr(architecture, name) is not None:
+            config[name] = getattr(architecture, name)
+    # classes fill in token ids of their own vocabulary, which a smaller vocabulary does not have
+    return config | {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+
+
+def _refuse(config: Mapping[str, Any], model_type: Any) -> None:
+    if not isinstance(model_type, str):
+        raise UnsupportedArchitecture("config.json names no `model_type`; take the one that lies beside the weights")
+    if any(config.get(key) for key in _EXPERT_KEYS):
+        raise UnsupportedArchitecture(f"{model_type} is a mixture of experts; only dense decoders are planned so far")
+    if "text_config" in config or "vision_config" in config:
+        raise UnsupportedArchitecture(
+            f"{model_type} wraps a text model with other modalities; take a text-only model "
+            "(for Gemma 3: google/gemma-3-1b-it)"
+        )
+    if model_type not in FAMILIES:
+        raise UnsupportedArchitecture(f"model_type {model_type!r} is not modelled; these are: {', '.join(FAMILIES)}")
+    if config.get("quantization_config"):
+        raise UnsupportedArchitecture(
+            "these weights are already quantised; name the unquantised model, "
+            "it is quantised while loading (training.method: qlora-4bit)"
+        )
+    other = sorted(set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"})
+    if other:
+        raise UnsupportedArchitecture(
+            f"layers of type {', '.join(other)} are not modelled; full and sliding attention are"
+        )
+
+
+def _window(config: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, int]:
+    """(window, number of windowed layers), (None, 0) when no layer has one."""
+    window = config.get("sliding_window", family.window)
+    if window is None or (family.window_needs_flag and not config.get("use_sliding_window", False)):
+        return None, 0
+    window = _size({"sliding_window": window}, "sliding_window", None)
+    types = config.get("layer_types")
+    if types:
+        windowed = sum(kind == "sliding_attention" for kind in types)
+    elif family.window_needs_flag:
+        windowed = max(0, layers - _size(config, "max_window_layers", layers))
+    else:
+        every = family.full_attention_every
+        windowed = layers - layers // every if every else layers
+    return (window, windowed) if windowed else (None, 0)
+
+
+def _head_dim(config: Mapping[str, Any], family: Family, even_share: int) -> int:
+    """An explicit null means hidden_size / heads; a missing key, the default of the class."""
+    if "head_dim" not in config and family.head_dim:
+        return family.head_dim
+    return _size(config, "head_dim", even_share)
+
+
+def _size(config: Mapping[str, Any], key: str, default: int | None) -> int:
+    value = config.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise UnsupportedArchitecture(f"config.json has no `{key}`")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIZE:
+        raise UnsupportedArchitecture(f"config.json: `{key}` is {value!r}, not a whole number from 1 to {MAX_SIZE}")
+    return value
+
+
+def _flag(config: Mapping[str, Any], rule: bool | str) -> bool:
+    return _boolean(config, rule, _BIAS_DEFAULTS[rule]) if isinstance(rule, str) else rule
+
+
+def _boolean(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, bool):
+        raise UnsupportedArchitecture(f"config.json: `{key}` is {value!r}, not true or false")
+    return value

@@ -1,0 +1,50 @@
+"""The `recipe` command. Each verb lives in its own module of `compiler/commands/` and is imported only when called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from compiler import __version__
+
+COMMANDS = {
+    "init": "Write a commented recipe that passes `recipe check`.",
+    "check": "Every problem of the recipes, at file:line:column, with a fix.",
+    "plan": "The plan for each target; writes nothing.",
+    "build": "Write generated/<recipe>/<target>/ for every target.",
+    "data": "Build or resume the dataset.",
+    "explain": "What a field, a GPU or a model is, or why not another value.",
+    "schema": "JSON Schema of a recipe, for editors.",
+    "verify": "Trace one real training step without a GPU; compare with the plan.",
+    "eval": "Before/after on the held-out questions.",
+    "export": "Merge, GGUF, Ollama Modelfile.",
+    "doctor": "What this machine is, and what is missing for which target.",
+    "prepare": "Unpack and convert the embedded model, once.",
+}
+"""Verb -> one line of help; the function `command` in `compiler/commands/<verb>.py` is the click command."""
+
+
+class Verbs(click.Group):
+    """A group that imports a verb's module when the verb is used, so that `recipe plan` starts in a fraction of a second."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"compiler.commands.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Verbs)
+@click.version_option(__version__)
+def main() -> None:
+    """Turn documentation into a small expert model: a grounded dataset and a training config that fits.
+
+    Example: recipe build recipes/quickstart.yaml
+    """

@@ -1,0 +1,95 @@
+"""What cannot go together: pairs of fields, each with the reason. The search skips such setups; a pinned one is
+predicted, but unfit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compiler.rules.draft import Draft
+from compiler.values import Setup
+
+BITSANDBYTES = frozenset({"adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit"})
+
+
+def sample_packing(setup: Setup) -> str | None:
+    """Only variable-length attention keeps packed rows apart and trains (axolotl #449, PR #1465, #3453)."""
+    if setup.sample_packing and setup.attention not in ("flash_attention_2", "flex_attention"):
+        return (
+            f"packed rows leak into one another or train at zero loss under {setup.attention}; they need "
+            "flash_attention_2 or flex_attention"
+        )
+    return None
+
+
+def zero_stage(setup: Setup) -> str | None:
+    """ZeRO-3 cannot gather 4-bit or 8-bit weights (axolotl #933, #1092, #1154); one device has only offloads to
+    gain."""
+    if setup.zero_stage == 3 and setup.method in ("qlora-4bit", "lora-8bit"):
+        return (
+            f"ZeRO-3 shards weights that bitsandbytes has packed: {setup.method} fails at loading; data "
+            "parallel or ZeRO-1/2 work"
+        )
+    if setup.zero_stage and setup.devices == 1 and setup.offload == "none":
+        return "DeepSpeed on one device without an offload shards nothing"
+    return None
+
+
+def offload(setup: Setup) -> str | None:
+    """Offloads are DeepSpeed's: optimizer states from stage 2 on, weights in stage 3."""
+    if setup.offload == "optimizer" and setup.zero_stage < 2:
+        return "offloading optimizer states needs ZeRO-2 or ZeRO-3"
+    if setup.offload == "params" and setup.zero_stage != 3:
+        return "offloading weights needs ZeRO-3"
+    return None
+
+
+def optimizer(setup: Setup) -> str | None:
+    """bitsandbytes states and DeepSpeed do not mix: flattened shards lose the per-tensor quantisation, CPU Adam is
+    FP32."""
+    if setup.zero_stage and setup.optimizer in BITSANDBYTES:
+        return f"{setup.optimizer} quantises states per tensor; DeepSpeed flattens tensors into shards" + (
+            " and steps with its own CPU Adam" if setup.offload != "none" else ""
+        )
+    return None
+
+
+def lora_kernels(setup: Setup) -> str | None:
+    """Axolotl refuses its kernels with 8-bit weights (0.19 `schemas/validation.py`)."""
+    if setup.lora_kernels and setup.method == "lora-8bit":
+        return "Axolotl refuses its LoRA kernels with 8-bit weights"
+    return None
+
+
+def precision(setup: Setup) -> str | None:
+    """FP16 weights cannot be trained: GradScaler raises "Attempting to unscale FP16 gradients"
+    (torch/amp/grad_scaler.py)."""
+    if setup.method == "full" and setup.weights_dtype == "fp16":
+        return "FP16 weights cannot be trained: their gradients cannot be unscaled; weights_dtype: fp32 works"
+    return None
+
+
+CONSTRAINTS: tuple[Callable[[Setup], str | None], ...] = (
+    sample_packing,
+    zero_stage,
+    offload,
+    optimizer,
+    lora_kernels,
+    precision,
+)
+
+
+def conflict(setup: Setup) -> tuple[str, str] | None:
+    """(rule, reason) of the first constraint that `setup` breaks, or None."""
+    for rule in CONSTRAINTS:
+        reason = rule(setup)
+        if reason:
+            return rule.__name__, reason
+    return None
+
+
+def dominated(draft: Draft, values: Mapping[str, Any]) -> bool:
+    """Options that another one equals or beats in both memory and time, so that leaving them out changes no choice."""
+    plain = values["attention"] == "flash_attention_2" and not values["sample_packing"] and values["method"] != "full"
+    # with adapters, unpacked, sdpa takes the same memory and time and needs no further package
+    return plain and not (draft.states("attention") or draft.case.model.architecture.attn_logit_softcapping)

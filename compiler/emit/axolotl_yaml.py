@@ -1,0 +1,88 @@
+"""axolotl.yaml: every key with its reason above it. Rules in brackets are functions of `compiler/rules/` and
+`compiler/space.py`;
+numbered rules are those of docs/axolotl-rules.md.
+"""
+
+from __future__ import annotations
+
+from compiler import AXOLOTL_VERSION, __version__
+from compiler.emit.bar import memory_lines
+from compiler.emit.by_hand import by_hand
+from compiler.emit.commented import Section, to_mapping, to_text
+from compiler.emit.keys_data import data, model
+from compiler.emit.keys_memory import adapter, deepspeed, memory
+from compiler.emit.keys_run import logging, optimisation, run
+from compiler.emit.launch import requirements, shell_line
+from compiler.emit.stamp import facts_digest, recipe_digest
+from compiler.problems import WorldProblem
+from compiler.values import Artefact, Plan
+
+SECTIONS = (model, data, adapter, memory, optimisation, run, logging, deepspeed)
+"""In the order of the file; each is a pure function of the plan."""
+
+
+def emit(plan: Plan) -> Artefact | None:
+    """`<recipe>/<target>/axolotl.yaml`; None where the plan does not fit: a config that runs out of memory helps
+    nobody."""
+    if not plan.fits:
+        return None
+    return Artefact(f"{plan.case.recipe.name}/{plan.case.target}/axolotl.yaml", to_text(sections(plan), header(plan)))
+
+
+def sections(plan: Plan) -> tuple[Section, ...]:
+    """All sections; keys of the recipe's `axolotl:` mapping replace ours of the same name and stand last.
+
+    Raises ProblemError where that mapping holds a key that Axolotl does not know or that would break the run.
+    """
+    obstacle = inexpressible(plan)
+    if obstacle:
+        raise WorldProblem(f"recipe {plan.case.recipe.name}, target {plan.case.target}: {obstacle}")
+    made = tuple(section(plan) for section in SECTIONS)
+    stated = plan.case.recipe.axolotl
+    if not stated:
+        return made
+    kept = tuple(Section(one.title, tuple(key for key in one.keys if key.name not in stated)) for one in made)
+    return (*kept, by_hand(plan, made))
+
+
+def inexpressible(plan: Plan) -> str | None:
+    """What Axolotl 0.19 has no keys for; written anyway, the run would differ from the plan without a word.
+
+    The dtype of the weights follows the precision there (`resolve_dtype` in axolotl/utils/config/__init__.py).
+    """
+    setup = plan.setup
+    follows = {"bf16": "bf16", "fp16": "fp16", "tf32": "fp32", "fp32": "fp32"}[setup.precision]
+    if setup.method == "lora-8bit" and follows == "fp32":
+        follows = "fp16"
+    if setup.weights_dtype != follows:
+        return (
+            f"Axolotl loads weights as {follows} when precision is {setup.precision}, and weights_dtype is "
+            f"{setup.weights_dtype}\n  fix: leave training.weights_dtype out, or choose the precision that goes with it"
+        )
+    return None
+
+
+def mapping(plan: Plan) -> dict[str, object]:
+    """The config as a value: what Axolotl will read."""
+    return to_mapping(sections(plan))
+
+
+def header(plan: Plan) -> str:
+    """What this file is, what it was made from, how to run it, and the memory bar."""
+    case = plan.case
+    lines = [
+        f"{case.recipe.name} on {case.target}: {case.model.id}, {case.machine.count} x {case.machine.name}",
+        f"Compiled by finetune-recipes {__version__} for Axolotl {AXOLOTL_VERSION}; recipe {recipe_digest(plan)}, "
+        f"facts {facts_digest(plan)}.",
+        "Not to be edited: change the recipe and run `recipe build`. plan.md beside this file explains every choice.",
+        "",
+        f"train: {shell_line(plan)}",
+        *(f"needs: {need}" for need in requirements(plan)),
+        "",
+        *memory_lines(plan),
+        "",
+        f"about {plan.speed.tokens_per_second:,.0f} tokens/s, {plan.speed.seconds_per_step:.2g} s a step, "
+        f"{plan.speed.steps:,} steps, {plan.speed.hours:.2g} h",
+    ]
+    lines += [f"note: {' '.join(note.split())}" for note in (*case.machine.notes, *plan.warnings)]
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""The peak as the largest of a few lines: each is a moment of the step, its bytes linear in the tokens of a micro-batch.
+
+A line's bytes are `const + per_token * tokens + per_token_length * tokens * sequence_len + per_chunk_row * rows`, where `rows` is
+Liger's chunk of the logits. All coefficients are >= 0, so a peak never shrinks when micro-batch or sequence length grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A named share of a line."""
+
+    name: str
+    how: str
+    """Formula in words."""
+    const: float = 0.0
+    per_token: float = 0.0
+    per_token_length: float = 0.0
+    """Times tokens x sequence length: attention scores kept whole (`eager`)."""
+    per_chunk_row: float = 0.0
+
+    def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
+        return self.const + (self.per_token + self.per_token_length * sequence_len) * tokens + self.per_chunk_row * rows
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One moment of the step and what is alive then."""
+
+    phase: str
+    terms: tuple[Term, ...]
+    const: float
+    per_token: float
+    per_token_length: float
+    per_chunk_row: float
+
+    def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
+        return self.const + (self.per_token + self.per_token_length * sequence_len) * tokens + self.per_chunk_row * rows
+
+
+def line(phase: str, terms: Iterable[Term]) -> Line:
+    kept = tuple(terms)
+    return Line(
+        phase, kept,
+        sum(term.const for term in kept), sum(term.per_token for term in kept),
+        sum(term.per_token_length for term in kept), sum(term.per_chunk_row for term in kept),
+    )  # fmt: skip
+
+
+def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:
+    """Rows of logits that Liger's fused linear cross-entropy holds at once (liger_kernel 0.8, `fused_linear_cross_entropy.py`):
+    the next power of two of tokens / ceil(vocabulary / hidden), but not more than there are tokens."""
+    wanted = -(-tokens // -(-vocab_size // hidden_size))
+    return min(1 << (wanted - 1).bit_length(), tokens)

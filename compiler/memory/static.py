@@ -1,0 +1,130 @@
+"""Bytes that live through the whole step: weights, adapters, gradients, optimizer states and the optimizer's temporaries.
+
+The dtypes are Axolotl's (0.19, `loaders/model.py`): norms, embeddings and head go to FP32 at loading and back to the weights'
+dtype when there is an adapter, an attention implementation without FP32 casts, or cut cross-entropy; k-bit preparation moves
+every other 16-bit tensor (the biases) to FP32; adapters are FP32 under autocast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.architecture import Architecture
+from compiler.values import Setup
+
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+NF4_DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per weight: 4 bits, one 8-bit scale a block of 64, one FP32 scale of scales per 256 blocks (QLoRA, arXiv:2305.14314, section 3)."""
+NF4_BYTES = 0.5 + 4 / 64
+"""Per weight without double quantisation: 4 bits and one FP32 scale a block of 64."""
+BLOCK_8BIT = 256
+"""Elements that share one FP32 scale in bitsandbytes' 8-bit optimizer states; tensors under 4096 elements stay FP32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """State bytes of one trainable parameter, and what a step allocates beside it."""
+
+    states: int
+    """Tensors of the parameter's size kept between steps."""
+    bits8: bool = False
+    paged: bool = False
+    """States of at least 1e5 elements live in managed host memory."""
+    state_fp32: bool = False
+    """States are FP32 whatever the parameter's dtype; otherwise they follow it."""
+    copies: int = 0
+    """Parameter-sized temporaries of one step (`foreach` implementations)."""
+    factored: bool = False
+
+
+OPTIMIZERS = {
+    "adamw_torch_fused": Optimizer(2),
+    "adamw_torch": Optimizer(2, copies=1),
+    "adamw_8bit": Optimizer(2, bits8=True),
+    "adamw_bnb_8bit": Optimizer(2, bits8=True),
+    "paged_adamw_8bit": Optimizer(2, bits8=True, paged=True),
+    "paged_adamw_32bit": Optimizer(2, paged=True, state_fp32=True),
+    "lion_8bit": Optimizer(1, bits8=True),
+    "paged_lion_8bit": Optimizer(1, bits8=True, paged=True),
+    "sgd": Optimizer(0),
+}
+"""Axolotl's name -> what it keeps. An optimizer that is not here has not been traced and is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Bytes of one device without sharding, and the numbers of parameters behind them."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    states: int
+    host_states: int
+    """Paged states: in host RAM."""
+    step_copies: int
+    embedding_bytes: int
+    """Bytes of one element of embeddings, head and norms after loading."""
+    stream_bytes: int
+    """Bytes of one element of the residual stream."""
+    linear_bytes: float
+    """Bytes of one weight of a decoder layer's linears."""
+    total_parameters: int
+    trainable_parameters: int
+    embedding_gradient: int
+    head_gradient: int
+
+
+def optimizer_of(setup: Setup) -> Optimizer:
+    """Raises ValueError naming the known optimizers when this one has not been traced."""
+    if setup.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer {setup.optimizer!r}: its memory is not known; known are {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[setup.optimizer]
+
+
+def static_state(architecture: Architecture, setup: Setup) -> Static:
+    """What lives through the step on one device, before sharding and offload (those are in `zero.py`)."""
+    counts, full = architecture.parameters, setup.method == "full"
+    loaded = DTYPE_BYTES[setup.weights_dtype]
+    upcast = full and setup.attention in ("eager", "sdpa") and setup.cross_entropy != "cut"
+    embedding_bytes = 4 if upcast else loaded
+    quantised = setup.method in ("lora-8bit", "qlora-4bit")
+    linear_bytes = _linear_bytes(setup, loaded)
+    table = counts.embedding + counts.head
+    weights = (linear_bytes * counts.linear + embedding_bytes * (table + counts.norm) + loaded * counts.positions
+               + (4 if quantised else loaded) * counts.bias)  # fmt: skip
+    if setup.method == "lora-8bit":  # one FP32 scale an output row
+        weights += 4 * counts.layers * sum(linear.out_features for linear in architecture.linears)
+    if full:
+        trainable, adapters, gradients = counts.total, 0, weights
+    else:
+        trainable = architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
+        adapters = gradients = 4 * trainable
+    extra = table if setup.train_embeddings and not full else 0
+    adapters, gradients, trainable = adapters + 4 * extra, gradients + 4 * extra, trainable + extra
+    states, host_states = _states(architecture, setup, gradients, trainable, table if full else extra)
+    return Static(
+        weights=round(weights), adapters=adapters, gradients=round(gradients), states=round(states), host_states=round(host_states),
+        step_copies=round(gradients) * optimizer_of(setup).copies, embedding_bytes=embedding_bytes,
+        stream_bytes=embedding_bytes if full else loaded, linear_bytes=linear_bytes, total_parameters=counts.total,
+        trainable_parameters=trainable, embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
+        head_gradient=embedding_bytes * (counts.head or counts.embedding) if full else 0,
+    )  # fmt: skip
+
+
+def _linear_bytes(setup: Setup, loaded: int) -> float:
+    if setup.method == "qlora-4bit":
+        return NF4_DOUBLE_QUANT_BYTES if setup.double_quant else NF4_BYTES
+    return 1 if setup.method == "lora-8bit" else loaded
+
+
+def _states(architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int) -> tuple[float, float]:
+    """(device, host) bytes of the optimizer states. The embedding's states stay FP32 in the 8-bit optimizers, because
+    transformers registers that override for every `nn.Embedding` (`Trainer.create_optimizer`)."""
+    kind = optimizer_of(setup)
+    if not kind.bits8 and not kind.paged:
+        return kind.states * (4 * trainable if kind.state_fp32 else parameter_bytes), 0
+    head = architecture.parameters.head if table else 0
+    fp32 = table - head if kind.bits8 else trainable
+    scales = kind.states * 4 * (trainable - fp32) / BLOCK_8BIT if kind.bits8 else 0
+    state = kind.states * (4 * fp32 + (trainable - fp32))
+    return (scales, state) if kind.paged else (scales + state, 0)

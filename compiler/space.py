@@ -1,0 +1,393 @@
+"""The search space: for each searched field the options that may be tried, and those that may not, with rule and
+reason.
+
+A field that the recipe pins has one option. `Rejected.runs` tells what cannot work from what the quality policy
+(docs/quality-policy.md) does not do unasked: the first makes a pinned plan unfit, the second is taken as asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.rules.draft import Draft, percent
+from compiler.rules.schedule import rows_per_sequence
+from compiler.rules.text import truncated_share
+
+LENGTH_UNIT = 64
+"""Sequence lengths are multiples of it: matrix shapes that tensor cores like."""
+MAX_TRUNCATED_SHARE = 0.01
+LIGER_FAMILIES = frozenset(
+    [
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+    ]  # sorted
+)
+"""Of our families those in liger_kernel 0.8 `transformers/monkey_patch.py`, MODEL_TYPE_TO_APPLY_LIGER_FN; for the
+others
+Axolotl's plugin does nothing and says so in a warning only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A value that the search does not try."""
+
+    value: Any
+    reason: str
+    runs: bool = False
+    """True: it would run, but is not chosen unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What the search may try for one field; the order of the options is the preference between equals."""
+
+    field: str
+    options: tuple[Any, ...]
+    because: str
+    rejected: tuple[Rejected, ...] = ()
+    asked: bool = False
+
+    def rejection(self, value: Any) -> Rejected | None:
+        return next((one for one in self.rejected if one.value == value), None)
+
+    @property
+    def broken(self) -> str | None:
+        """Why a pinned value cannot run."""
+        if not self.asked:
+            return None
+        rejection = self.rejection(self.options[0])
+        return rejection.reason if rejection and not rejection.runs else None
+
+
+def _domain(
+    draft: Draft, field: str, options: tuple[Any, ...], because: str, rejected: tuple[Rejected, ...] = ()
+) -> Domain:
+    asked = draft.asked(field)
+    if asked is None:
+        return Domain(field, options, because, rejected)
+    return Domain(field, (asked,), f"asked for in the recipe (`training.{field}`)", rejected, asked=True)
+
+
+def method(draft: Draft) -> Domain:
+    """Adapters: BF16 LoRA before 4-bit. Full fine-tuning and 8-bit only when asked for."""
+    rejected = (
+        Rejected(
+            "full",
+            "full fine-tuning is done only when asked for: adapters learn facts of this size as well and forget less "
+            "(Biderman et al., arXiv:2405.09673), at a fraction of the memory",
+            runs=True,
+        ),
+        Rejected(
+            "lora-8bit",
+            "int8 weights take twice the memory of 4-bit ones and are slower; where bf16 does not fit, "
+            "NF4 with double quantisation matches 16-bit results (QLoRA, arXiv:2305.14314)",
+            runs=True,
+        ),
+    )
+    return _domain(draft, "method", ("lora", "qlora-4bit"), "LoRA on 16-bit weights before 4-bit weights", rejected)
+
+
+def sequence_len(draft: Draft) -> Domain:
+    """Lengths that drop at most 1 % of the rows; multiples of 64 within the model's context."""
+    dataset, context = draft.case.dataset, draft.case.model.architecture.max_position_embeddings
+    whole = min(_round_up(dataset.max_tokens), context)
+    shortest = min(_round_up(_length_keeping(draft, 1 - MAX_TRUNCATED_SHARE)), context)
+    options = tuple(dict.fromkeys((whole, shortest)))
+    share = truncated_share(dataset, shortest)
+    basis = "measured" if dataset.measured else "assumed: no dataset is built yet"
+    because = f"{shortest:,} tokens hold all but {percent(share)} of the rows ({basis}; longest {dataset.max_tokens:,})"
+    shorter = tuple(
+        Rejected(
+            length,
+            f"drops {percent(truncated_share(dataset, length))} of the rows; more than "
+            f"{percent(MAX_TRUNCATED_SHARE)} is never dropped unasked",
+            runs=True,
+        )
+        for length in (shortest // 4, shortest // 2)
+        if length >= LENGTH_UNIT
+    )
+    return _domain(draft, "sequence_len", options, because, shorter)
+
+
+def _length_keeping(draft: Draft, share: float) -> int:
+    dataset = draft.case.dataset
+    if not dataset.length_histogram:
+        return dataset.p99_tokens
+    total = sum(rows for _, rows in dataset.length_histogram)
+    seen = 0
+    for bound, rows in dataset.length_histogram:
+        seen += rows
+        if seen >= share * total:
+            return bound
+    return dataset.max_tokens
+
+
+def _round_up(length: int) -> int:
+    return max(LENGTH_UNIT, -(-length // LENGTH_UNIT) * LENGTH_UNIT)
+
+
+def sample_packing(draft: Draft) -> Domain:
+    """Never against an effective batch that is asked for: a packed sequence is several rows."""
+    asked, setup_len = draft.asked("effective_batch"), sequence_len(draft).options[-1]
+    rows = rows_per_sequence(draft, setup_len, True)
+    if not draft.case.machine.flash_attention_2:
+        no = Rejected(
+            True,
+            "rows are kept apart only by flash_attention_2 or flex_attention, which this machine does not run; "
+            "with sdpa "
+            "Axolotl warns of zero loss (axolotl 0.19 `schemas/config.py`)",
+            runs=True,
+        )
+        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
+    if asked:
+        no = Rejected(
+            True,
+            f"{asked} rows a step are asked for; packed, {asked} sequences of {setup_len:,} tokens would be about "
+            f"{asked * rows:.0f} rows, a different training",
+            runs=True,
+        )
+        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
+    if rows < 1.25:
+        no = Rejected(True, f"a sequence holds {rows:.2g} rows on average: nothing to pack", runs=True)
+        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
+    return _domain(
+        draft,
+        "sample_packing",
+        (False, True),
+        f"about {rows:.1f} rows of average length fit one sequence of {setup_len:,} tokens",
+    )
+
+
+def attention(draft: Draft) -> Domain:
+    """What the device runs and the model allows: soft-capped scores are dropped silently by sdpa (Gemma 2)."""
+    machine, architecture = draft.case.machine, draft.case.model.architecture
+    softcap = architecture.attn_logit_softcapping
+    rejected = [*_flash_obstacle(draft), *_flex_obstacle(draft)]
+    options = ["flash_attention_2"] if not _flash_obstacle(draft) else []
+    if softcap:
+        rejected.append(
+            Rejected(
+                "sdpa",
+                f"{architecture.model_type} caps attention scores at {softcap:g}; sdpa drops the cap without a word "
+                "(transformers #32865) and trains another model",
+            )
+        )
+        because = f"{architecture.model_type} caps attention scores at {softcap:g}, which " + (
+            "flash_attention_2 (flash-attn 2.6 or newer) does without holding all scores"
+            if options
+            else f"of what {machine.name} runs only eager does; it holds all scores"
+        )
+    else:
+        options.insert(0, "sdpa")
+        because = "sdpa comes with torch and never holds all scores; flash_attention_2 needs the package flash-attn"
+    if options:
+        rejected.append(
+            Rejected("eager", f"holds all scores, length x length for each head; {options[0]} never does", runs=True)
+        )
+    return _domain(draft, "attention", tuple(options) or ("eager",), because, tuple(rejected))
+
+
+def _flash_obstacle(draft: Draft) -> tuple[Rejected, ...]:
+    machine, compute = draft.case.machine, draft.value("precision")
+    if not machine.flash_attention_2:
+        needs = "compute capability sm_80 or newer" if machine.backend == "cuda" else "a CUDA or ROCm device"
+        device = f"{machine.name} ({machine.capability or machine.backend})"
+        return (Rejected("flash_attention_2", f"FlashAttention-2 needs {needs}; this is {device}"),)
+    if compute not in ("bf16", "fp16"):
+        return (Rejected("flash_attention_2", f"FlashAttention-2 computes in BF16 or FP16; precision is {compute}"),)
+    return ()
+
+
+def _flex_obstacle(draft: Draft) -> tuple[Rejected, ...]:
+    machine = draft.case.machine
+    if machine.backend == "cpu":
+        return (Rejected("flex_attention", "flex_attention has no backward pass on a CPU"),)
+    if not machine.flash_attention_2:
+        return (Rejected("flex_attention", f"flex_attention is not verified on {machine.name}", runs=True),)
+    why = "compiles a kernel for each new shape; flash_attention_2 does the same work and runs here"
+    return (Rejected("flex_attention", why, runs=True),)
+
+
+def cross_entropy(draft: Draft) -> Domain:
+    """Standard where its logits fit; fused (Liger) or chunked otherwise. Cut needs Axolotl's fork and is taken only
+    when asked for."""
+    backend, architecture = draft.case.machine.backend, draft.case.model.architecture
+    rejected = [
+        Rejected(
+            "cut",
+            "needs Axolotl's fork of cut-cross-entropy, which no package index has",
+            runs=backend in ("cuda", "rocm"),
+        )
+    ]
+    options = ["standard", "liger", "chunked"]
+    if draft.value("label_smoothing"):
+        why = "label smoothing is computed from whole logits, which this loss never gives out"
+        return _domain(
+            draft,
+            "cross_entropy",
+            ("standard",),
+            why,
+            tuple(Rejected(name, why) for name in ("liger", "chunked", "cut")),
+        )
+    if backend not in ("cuda", "rocm"):
+        options.remove("liger")
+        runs = backend == "xpu"
+        rejected.append(
+            Rejected(
+                "liger",
+                f"Liger's Triton kernels are {'not verified upstream with Axolotl' if runs else 'not for'} on "
+                f"{backend}",
+                runs=runs,
+            )
+        )
+    elif architecture.model_type not in LIGER_FAMILIES:
+        options.remove("liger")
+        rejected.append(
+            Rejected(
+                "liger",
+                f"Liger has no kernels for {architecture.model_type}: Axolotl would warn and use the standard loss",
+            )
+        )
+    if "liger" in options:
+        options.remove("chunked")
+        rejected.append(Rejected("chunked", "holds 16-bit logits whole; Liger, which runs here, never does", runs=True))
+    if backend == "xpu":
+        options.remove("chunked")
+        rejected.append(
+            Rejected(
+                "chunked",
+                "Axolotl compiles its chunked loss with torch.compile; not verified upstream on XPU",
+                runs=True,
+            )
+        )
+    because = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
+    return _domain(draft, "cross_entropy", tuple(options), because, tuple(rejected))
+
+
+def gradient_checkpointing(draft: Draft) -> Domain:
+    """Off where it fits; on costs a second forward pass; offload copies what is left over PCIe."""
+    backend = draft.case.machine.backend
+    if backend in ("cuda", "rocm"):
+        return _domain(
+            draft,
+            "gradient_checkpointing",
+            ("off", "on", "offload"),
+            "off saves the second forward pass where memory allows",
+        )
+    reason = (
+        "Axolotl's activation offload uses CUDA streams; it "
+        f"{'fails' if backend == 'cpu' else 'is not verified'} on {backend}"
+    )
+    rejected = (Rejected("offload", reason, runs=backend == "xpu"),)
+    return _domain(
+        draft,
+        "gradient_checkpointing",
+        ("off", "on"),
+        "off saves the second forward pass where memory allows",
+        rejected,
+    )
+
+
+def optimizer(draft: Draft) -> Domain:
+    """32-bit AdamW in one fused kernel; 8-bit or paged states where memory asks for it."""
+    backend = draft.case.machine.backend
+    options: tuple[str, ...] = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+    rejected = [
+        Rejected("sgd", "needs no states, but another learning rate and more steps: not the same training", runs=True),
+        Rejected("adamw_torch", "the same numbers as adamw_torch_fused, slower, with temporary copies", runs=True),
+        Rejected("adafactor", "another optimizer with other learning rates: only when asked for", runs=True),
+        Rejected("lion_8bit", "another optimizer with other learning rates: only when asked for", runs=True),
+        Rejected("paged_adamw_32bit", "paging 32-bit states moves four times the bytes of 8-bit ones", runs=True),
+    ]
+    if backend != "cuda":
+        names = ("paged_adamw_8bit",) if backend in ("rocm", "cpu") else ("adamw_8bit", "paged_adamw_8bit")
+        options = tuple(name for name in options if name not in names)
+        rejected += [
+            Rejected(name, f"bitsandbytes' {name} is not verified on {backend}", runs=name == "adamw_8bit")
+            for name in names
+        ]
+    if draft.value("precision") == "fp32" and backend == "cpu":
+        options = ("adamw_torch_fused",)
+    return _domain(
+        draft,
+        "optimizer",
+        options,
+        "AdamW in one fused kernel; 8-bit states keep its result (arXiv:2110.02861)",
+        tuple(rejected),
+    )
+
+
+def zero_stage(draft: Draft) -> Domain:
+    """DeepSpeed only with several devices or an offload: on one device without offload it adds nothing but trouble."""
+    machine, adapter = draft.case.machine, not draft.full
+    if machine.backend in ("cpu", "xpu"):
+        why = f"Axolotl asks DeepSpeed for the nccl backend; on {machine.backend} " + (
+            "one process trains" if machine.backend == "cpu" else "it is not verified"
+        )
+        return _domain(draft, "zero_stage", (0,), why, tuple(Rejected(stage, why, runs=True) for stage in (1, 2, 3)))
+    frozen = Rejected(
+        3,
+        "shards weights that are frozen: gathering them for each layer costs more than adapters save "
+        "(LoRA with ZeRO-3: axolotl #1481)",
+        runs=True,
+    )
+    if machine.count == 1:
+        alone = Rejected(1, "one device has nothing to shard", runs=True)
+        if adapter:
+            spill = Rejected(
+                2, "adapters' optimizer states are small; paged 8-bit states do the same without DeepSpeed", runs=True
+            )
+            return _domain(draft, "zero_stage", (0,), "one device: nothing to shard", (alone, spill, frozen))
+        return _domain(draft, "zero_stage", (0, 2, 3), "one device: DeepSpeed only for an offload", (alone,))
+    because = "plain data parallel needs the least traffic; a stage shards what does not fit"
+    return _domain(draft, "zero_stage", (0, 1, 2) if adapter else (0, 1, 2, 3), because, (frozen,) if adapter else ())
+
+
+def offload(draft: Draft) -> Domain:
+    """Optimizer states or weights in host RAM, over PCIe: the last resort before a smaller model."""
+    machine = draft.case.machine
+    if machine.backend in ("cpu", "xpu"):
+        why = (
+            "the device's memory is the host's"
+            if machine.backend == "cpu"
+            else "DeepSpeed's offload is not verified on xpu"
+        )
+        return _domain(
+            draft, "offload", ("none",), why, tuple(Rejected(name, why, runs=True) for name in ("optimizer", "params"))
+        )
+    because = "host RAM is reached over PCIe; used only where nothing else fits"
+    if draft.full:
+        return _domain(draft, "offload", ("none", "optimizer", "params"), because)
+    small = tuple(
+        Rejected(name, f"only adapters are trained: {what}", runs=True)
+        for name, what in (
+            ("optimizer", "paged 8-bit states take less and need no DeepSpeed"),
+            ("params", "frozen weights are smaller in 4 bits than they are slow over PCIe"),
+        )
+    )
+    return _domain(draft, "offload", ("none",), because, small)
+
+
+DOMAINS: tuple[Callable[[Draft], Domain], ...] = (
+    method,
+    sequence_len,
+    sample_packing,
+    attention,
+    cross_entropy,
+    gradient_checkpointing,
+    optimizer,
+    zero_stage,
+    offload,
+)
+"""The searched fields. Micro-batch and accumulation follow from the effective batch (`compiler.choose`)."""

@@ -1,0 +1,135 @@
+"""The real model class of a setup on fake tensors: dtypes, quantised layers, adapters, checkpointing, loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from compiler.memory.static import optimizer_of
+from compiler.trace.attention import FLASH, register_flash
+from compiler.trace.checkpointing import install_checkpointing
+from compiler.trace.losses import install_loss
+from compiler.trace.quantised import quantise_linears
+from compiler.trace.stacks import Stack
+from compiler.values import Setup
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+ATTENTION = {"eager": "eager", "sdpa": "sdpa", "flash_attention_2": FLASH, "flex_attention": FLASH}
+"""flex_attention keeps the same tensors as flash attention (query, key, value, output, log-sum-exp)."""
+UPCAST_NAMES = ("embed_tokens", "lm_head")
+
+
+def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.Module, nn.Module]:
+    """(model to call, its causal LM) on the meta device. Raises ValueError for a model_type transformers does not know."""
+    from transformers import AutoModelForCausalLM
+
+    optimizer_of(setup)
+    register_flash()
+    dtype = DTYPES[setup.weights_dtype]
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(_model_config(config, setup), dtype=dtype)
+    causal.config._attn_implementation = ATTENTION[setup.attention]
+    if setup.method in ("qlora-4bit", "lora-8bit"):
+        compute = torch.float16 if setup.precision == "fp16" else torch.bfloat16
+        quantise_linears(causal, 4 if setup.method == "qlora-4bit" else 8, dtype, compute, setup.double_quant)
+    _cast(causal, setup, stack, dtype)
+    model = causal if setup.method == "full" else _adapt(causal, setup, stack, dtype)
+    install_checkpointing(causal, setup.gradient_checkpointing)
+    install_loss(causal, setup.cross_entropy, stack.standard_loss)
+    return model, causal
+
+
+def _model_config(config: dict[str, Any], setup: Setup) -> Any:
+    from transformers import AutoConfig
+
+    values = dict(config)
+    made = AutoConfig.for_model(values.pop("model_type"), **values)
+    if made.max_position_embeddings < setup.sequence_len:
+        made.max_position_embeddings = setup.sequence_len
+    if getattr(made, "pad_token_id", None) is not None and made.pad_token_id >= made.vocab_size:
+        made.pad_token_id = None
+    made.use_cache = False
+    made._attn_implementation = ATTENTION[setup.attention]
+    return made
+
+
+def _adapt(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    causal.requires_grad_(False)
+    causal.enable_input_require_grads()
+    saved = ["embed_tokens", "lm_head"] if setup.train_embeddings else None
+    adapter = LoraConfig(r=setup.lora_r, lora_alpha=setup.lora_alpha or setup.lora_r, lora_dropout=setup.lora_dropout, bias="none",
+                         target_modules=lora_target_names(causal, setup.lora_targets), modules_to_save=saved, task_type="CAUSAL_LM")  # fmt: skip
+    with torch.device("meta"):
+        model = get_peft_model(causal, adapter, autocast_adapter_dtype=stack.adapter_fp32)
+    if not stack.adapter_fp32:  # PEFT takes the base layer's dtype, but not on meta
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def lora_target_names(causal: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
+    """Module names for PEFT, of every linear but the head or of those that `lora_targets` selects."""
+    linears = sorted({name.rpartition(".")[2] for name, module in causal.named_modules() if _is_linear(module)} - {"lm_head"})
+    if targets == "all-linear":
+        return linears
+    if targets == "attention":
+        return [name for name in linears if name in ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn")]
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or hasattr(module, "SCB") or hasattr(module, "double_quant")
+
+
+def _cast(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> None:
+    """Dtypes of norms, embeddings, head and biases after loading.
+
+    Axolotl: 1. norms, embeddings and head to FP32; 2. k-bit preparation of a quantised model: every other 16-bit tensor to FP32;
+    3. back to the weights' dtype when there is an adapter, flash-like attention or cut cross-entropy.
+    """
+    quantised = setup.method in ("qlora-4bit", "lora-8bit")
+    if stack.upcast == "none" or (stack.upcast == "kbit" and not quantised):
+        return
+    if stack.upcast == "axolotl":
+        _cast_named(causal, torch.float32)
+    if quantised:
+        for parameter in causal.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16) and not hasattr(parameter, "quant_type"):
+                parameter.data = parameter.data.to(torch.float32)
+    flash_like = setup.attention not in ("eager", "sdpa")
+    if stack.upcast == "axolotl" and (setup.method != "full" or flash_like or setup.cross_entropy == "cut"):
+        _cast_named(causal, dtype)
+
+
+def _cast_named(causal: nn.Module, dtype: torch.dtype) -> None:
+    for name, module in causal.named_modules():
+        if "norm" in name or (any(one in name for one in UPCAST_NAMES) and hasattr(module, "weight")):
+            module.to(dtype)
+
+
+def to_fake(model: nn.Module) -> None:
+    """Replace every meta tensor by a fake one that claims a device; tied tensors stay tied. Call inside the fake mode."""
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor, parameter: bool) -> torch.Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            new = nn.Parameter(empty, requires_grad=tensor.requires_grad) if parameter else empty
+            for attribute in ("compress_statistics", "quant_type"):
+                if hasattr(tensor, attribute):
+                    setattr(new, attribute, getattr(tensor, attribute))
+            made[id(tensor)] = new
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                module._parameters[name] = fake(parameter, True)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = fake(buffer, False)

@@ -1,0 +1,141 @@
+"""The losses that replace the standard one, by their allocations: Liger's and cut cross-entropy, Axolotl's chunked one, older
+transformers' shifted copies. The standard loss is transformers' own and needs nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compiler.memory.lines import chunk_rows
+from compiler.trace.attention import autocast_dtype
+
+IGNORED = -100
+CHUNKS = 8
+"""Axolotl's `chunked_cross_entropy_num_chunks` default (`monkeypatch/loss/chunked.py`)."""
+
+
+class LigerFusedLinear(torch.autograd.Function):
+    """liger_kernel 0.8.1 `fused_linear_cross_entropy_forward`, operation for operation; its Triton kernels work in place."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        tokens, size = hidden.shape
+        rows = chunk_rows(tokens, weight.shape[0], size)
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        loss = torch.zeros(tokens, dtype=torch.float32, device=hidden.device)
+        for start in range(0, tokens, rows):
+            part = hidden[start : start + rows]
+            logits = part @ weight.t()
+            grad_hidden[start : start + rows] = logits @ weight
+            if grad_weight is not None:
+                product = torch.mm(logits.t(), part)
+                grad_weight += product.float() if weight.dtype == torch.float32 else product
+                del product
+            del logits
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return loss.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden, grad_weight, None
+
+
+class CutCrossEntropy(torch.autograd.Function):
+    """Cut cross-entropy (arXiv:2411.09009): only one FP32 log-sum-exp a token survives; gradients are written directly."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        dtype = autocast_dtype()
+        if dtype is not None:
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+        log_sum_exp = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        picked = torch.empty_like(log_sum_exp)
+        ctx.save_for_backward(hidden, weight, log_sum_exp, target)
+        return (log_sum_exp - picked).mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, _lse, _target = ctx.saved_tensors
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        _order = torch.empty(weight.shape[0], dtype=torch.int64, device=weight.device)
+        return grad_hidden, grad_weight, None
+
+
+class CompiledChunk(torch.autograd.Function):
+    """Cross-entropy of one chunk of 16-bit logits under torch.compile: the FP32 values stay in registers, the logits and two
+    numbers a row are kept, backward writes the 16-bit gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        rows = torch.empty((2, logits.shape[0]), dtype=torch.float32, device=logits.device)
+        ctx.save_for_backward(logits, rows, target)
+        return rows.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, _rows, _target = ctx.saved_tensors
+        return torch.empty_like(logits), None
+
+
+def chunked_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int | None = None, **_: Any) -> torch.Tensor:
+    """Axolotl's `for_causal_lm_chunked_loss`: chunks along the length, summed one by one."""
+    labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
+    total: torch.Tensor | float = 0.0
+    for part, target in zip(logits.chunk(CHUNKS, dim=1), labels.chunk(CHUNKS, dim=1), strict=True):
+        total = total + CompiledChunk.apply(part.reshape(-1, part.size(-1)), target.reshape(-1))
+    assert isinstance(total, torch.Tensor)
+    return total / labels.numel()
+
+
+def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., SimpleNamespace]:
+    def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
+        hidden = _decoder(self)(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False)[0]
+        target = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous().view(-1)
+        loss = function.apply(hidden.reshape(-1, hidden.shape[-1]), self.lm_head.weight, target)
+        return SimpleNamespace(loss=loss, logits=None)
+
+    return forward
+
+
+def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
+    """transformers before 4.49: an FP32 copy of the logits, shifted into another; from 4.46 the 16-bit logits stay in the output."""
+
+    def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+                attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
+        hidden = _decoder(self)(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False)[0]
+        logits = self.lm_head(hidden)
+        softcap = getattr(self.config, "final_logit_softcapping", None)
+        if softcap:
+            logits = torch.tanh(logits / softcap) * softcap
+        kept = logits if keep_logits else None
+        logits = logits.float()
+        shifted, target = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
+        loss = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), target.view(-1))
+        return SimpleNamespace(loss=loss, logits=logits if kept is None else kept)
+
+    return forward
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+
+
+def install_loss(model: nn.Module, cross_entropy: str, standard: str = "current") -> None:
+    """Give the model the loss of a setup. `standard`: which transformers' standard loss, `current`, `4.46` or `before-4.46`."""
+    if cross_entropy == "liger":
+        model.forward = MethodType(_fused_forward(LigerFusedLinear), model)
+    elif cross_entropy == "cut":
+        model.forward = MethodType(_fused_forward(CutCrossEntropy), model)
+    elif cross_entropy == "chunked":
+        model.loss_function = chunked_loss
+    elif standard != "current":
+        model.forward = MethodType(_shifted_forward(keep_logits=standard == "4.46"), model)

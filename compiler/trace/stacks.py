@@ -1,0 +1,42 @@
+"""What training stacks do differently with the same model: dtypes, autocast, attention kernel, loss, what a loop keeps alive.
+
+The planner speaks for Axolotl. The others exist to hold the tracer against measurements that people published from them; every
+value is read from the stack's code or its documentation, none is set per measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    name: str
+    autocast: str
+    """`accelerate` (16-bit autocast, outputs copied to FP32), `plain` (autocast alone), `none`."""
+    adapter_fp32: bool
+    """LoRA weights in FP32; otherwise in the weights' dtype."""
+    upcast: str
+    """Dtype policy after loading: `axolotl`, `kbit` (PEFT's `prepare_model_for_kbit_training`: every 16-bit tensor of a quantised
+    model to FP32), `none`."""
+    sdpa_kernel: str = "flash"
+    """Kernel behind `attention: sdpa`: `flash`, or `memory_efficient` before Ampere."""
+    standard_loss: str = "current"
+    """Which transformers' loss: `current`, `4.46` (16-bit logits kept beside a shifted FP32 copy), `before-4.46`."""
+    keeps_outputs: bool = False
+    """A hand-written loop whose `outputs` variable keeps the logits alive through backward."""
+    clips_gradients: bool = True
+    evidence: str = ""
+
+
+AXOLOTL = Stack("axolotl", "accelerate", True, "axolotl",
+                evidence="Axolotl 0.19.0 loaders/model.py `_configure_embedding_dtypes`; HF Trainer under accelerate's BF16 autocast")  # fmt: skip
+PEFT_LOOP = Stack("peft-loop", "none", True, "kbit", sdpa_kernel="memory_efficient", keeps_outputs=True, clips_gradients=False,
+                  evidence="fitcheck-llm measure.py: no autocast, `out` held through backward, torch AdamW, T4")  # fmt: skip
+PEFT_TRAINER = Stack("peft-trainer", "none", True, "kbit",
+                     evidence="canifinetune: prepare_model_for_kbit_training, paged 8-bit AdamW; recorded without autocast")  # fmt: skip
+FMS_CURRENT = Stack("fms", "none", False, "none", standard_loss="4.46",
+                    evidence="fms-acceleration benchmarks: weights loaded in BF16, no autocast flag; 16-bit logits kept in the output")  # fmt: skip
+FMS_OLD = Stack("fms-before-4.46", "none", False, "none", standard_loss="before-4.46",
+                evidence="fms-acceleration benchmarks at transformers 4.45: shifted FP32 logits")  # fmt: skip
+STACKS = (AXOLOTL, PEFT_LOOP, PEFT_TRAINER, FMS_CURRENT, FMS_OLD)

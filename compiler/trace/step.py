@@ -1,0 +1,148 @@
+"""Trace real training steps of a setup on fake tensors and report the peak, phase by phase and part by part.
+
+The Hugging Face model class, PEFT's layers, torch's autograd and the optimizer run for real; shapes, dtypes, aliasing and lifetimes
+are real, the numbers are not there. No GPU and no weights are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from compiler.architecture import Architecture, config_dict
+from compiler.memory.static import optimizer_of
+from compiler.trace.allocator import replay
+from compiler.trace.attention import patched_functions
+from compiler.trace.build import build_model, to_fake
+from compiler.trace.follower import Labels, Snapshot, StorageFollower
+from compiler.trace.lora_kernels import install_lora_kernels, kernel_patches
+from compiler.trace.optimizers import make_optimizer
+from compiler.trace.stacks import AXOLOTL, Stack
+from compiler.values import Setup
+
+STEPS = 2
+"""The first step makes the optimizer's states; the second is the steady one."""
+PHASES = ("forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Live bytes of one device over two training steps."""
+
+    phases: tuple[tuple[str, Snapshot], ...]
+    peak_phase: str
+    resident_bytes: int
+    """After loading, before the first step."""
+    allocated_bytes: int
+    """Peak of `max_memory_allocated`: whole blocks of the caching allocator; cuBLAS workspaces are not in it."""
+    reserved_bytes: int
+    """Peak of `max_memory_reserved`."""
+    parameters: int
+    trainable_parameters: int
+    seconds: float
+
+    @property
+    def peak(self) -> Snapshot:
+        return dict(self.phases)[self.peak_phase]
+
+    @property
+    def total_bytes(self) -> int:
+        return self.peak.total_bytes
+
+
+def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack = AXOLOTL, capacity_bytes: int | None = None) -> Trace:
+    """Trace `setup` on one device, without sharding. `config` is a Hugging Face config with `model_type`, or an Architecture.
+
+    `capacity_bytes` is what torch may reserve before it returns free segments. Raises ValueError for what cannot be traced.
+    """
+    started = time.perf_counter()
+    values = config_dict(config) if isinstance(config, Architecture) else dict(config)
+    model, causal = build_model(values, setup, stack)
+    parameters = sum(one.numel() for one in causal.parameters())
+    patches = patched_functions(stack.sdpa_kernel == "memory_efficient") + (kernel_patches() if setup.lora_kernels else [])
+    with _patched(patches), FakeTensorMode(allow_non_fake_inputs=True):
+        to_fake(model)
+        if setup.lora_kernels:
+            install_lora_kernels(causal)
+        follower = _run(model, causal, setup, stack)
+    phases = tuple((name, follower.peaks[name]) for name in PHASES)
+    reserved, allocated = replay(follower.events, capacity_bytes)
+    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    resident = follower.peaks["load"].total_bytes
+    del model, causal, follower
+    gc.collect()  # autograd graphs hold cycles; the next trace must not count their storages
+    return Trace(phases, max(phases, key=lambda phase: phase[1].total_bytes)[0], resident, allocated, reserved, parameters, trainable,
+                 time.perf_counter() - started)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _patched(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    try:
+        for owner, name, replacement in patches:
+            setattr(owner, name, replacement)
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack) -> StorageFollower:
+    trainable = [one for one in model.parameters() if one.requires_grad]
+    shapes = frozenset(tuple(one.shape) for one in trainable if one.dim() == 2)
+    follower = StorageFollower(Labels(causal.config.vocab_size, shapes))
+    for parameter in model.parameters():
+        kind = "lora_weights" if parameter.requires_grad and setup.method != "full" else "weights"
+        follower.add(parameter, kind)
+    for buffer in model.buffers():
+        follower.add(buffer, "weights")
+    for parameter in trainable:
+        parameter.register_post_accumulate_grad_hook(lambda one: follower.add(one.grad, "gradients"))
+    model.train()
+    optimizer = make_optimizer(model, setup.optimizer, optimizer_of(setup))
+    with follower:
+        follower.enter("load")
+        for _ in range(STEPS):
+            _step(model, trainable, optimizer, setup, stack, follower)
+    return follower
+
+
+def _step(model: nn.Module, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer, setup: Setup, stack: Stack,
+          follower: StorageFollower) -> None:  # fmt: skip
+    """One optimizer step as HF Trainer does it; more than two micro-steps change nothing."""
+    micro_steps = min(2, setup.gradient_accumulation)
+    dtype = torch.bfloat16  # FP16 has the same sizes, and CPU autocast knows fewer of its operators
+    for _ in range(micro_steps):
+        tokens = torch.randint(0, 1000, (setup.micro_batch, setup.sequence_len))
+        follower.enter("forward")
+        with torch.autocast("cpu", dtype=dtype) if stack.autocast != "none" else contextlib.nullcontext():
+            outputs = model(input_ids=tokens, labels=tokens.clone(), use_cache=False)
+        if stack.autocast == "accelerate" and outputs.logits is not None and outputs.logits.dtype != torch.float32:
+            copied = outputs.logits.float()
+            del copied
+        loss = outputs.loss
+        if not stack.keeps_outputs:
+            del outputs
+        if micro_steps > 1:
+            loss = loss / micro_steps
+        follower.enter("backward")
+        loss.backward()
+        del loss
+    follower.enter("optimizer")
+    if stack.clips_gradients:
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0, foreach=True)
+    optimizer.step()
+    for states in optimizer.state.values():
+        for value in states.values():
+            if isinstance(value, torch.Tensor):
+                follower.add(value, "optimizer_states")
+    follower.enter("optimizer")
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,1 @@
+"""Turn documentation into grounded question/answer pairs: sources -> Markdown -> chunks -> pairs -> variants -> CSV."""

@@ -1,0 +1,289 @@
+"""The thread that talks to the model: sends what may go, commits what comes, tries again what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+
+from dataset_builder.ledger import Ledger, Reply, Request
+from dataset_builder.limits import FAULT, OVERLOAD, Limiter, backoff_seconds
+from dataset_builder.money import Budget
+from dataset_builder.problems import BuildProblem, CostCapReached
+from dataset_builder.transport import FATAL, HUNG, REFUSED, UNREACHABLE, Endpoint, Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to believe in an endpoint."""
+
+    tries: int = 8
+    """Of one request, before it is given up."""
+    overload_tries: int = 40
+    """The same, where the server only ever said "too many"."""
+    silent_start_s: float = 15
+    """Given up after so long without a single answer, where nobody listens at all."""
+    silent_s: float = 120
+    """Given up after so long without any answer, otherwise: a server that loads its model needs a minute."""
+    drain_s: float = 20
+    """For answers on their way when the run is stopped."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way through the engine."""
+
+    request: Request
+    """As the caller made it."""
+    arrived: queue.SimpleQueue
+    """Where the job goes when its call has ended."""
+    ask: Request | None = None
+    """As it is sent: the request or one of its further attempts."""
+    tries: int = 0
+    reply: Reply | None = None
+    failure: Exception | None = None
+    """Trouble: of this request alone; anything else ends the run."""
+    forgotten: bool = False
+    """The run that wanted it has ended."""
+
+    def begin(self, ask: Request) -> None:
+        """Another call for the same request."""
+        self.ask, self.tries, self.reply, self.failure = ask, 0, None, None
+
+
+class Caller:
+    """An event loop in a thread of its own. Public methods may be called from any thread."""
+
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, budget: Budget, ceiling: int, timeout_s: float,
+                 patience: Patience) -> None:
+        self.endpoint, self.ledger, self.budget, self.patience = endpoint, ledger, budget, patience
+        self.limiter = Limiter(ceiling, timeout_s)
+        self._ready: deque[Job] = deque()
+        self._calls: dict[asyncio.Task, Job] = {}
+        self._delayed: dict[int, tuple[Job, asyncio.TimerHandle]] = {}
+        self._wake: asyncio.TimerHandle | None = None
+        self._chance = random.Random(0)
+        self._answers = 0
+        self._answered_at = self._begun_at = time.monotonic()
+        self._failures_in_a_row = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Takes a job that the ledger has a claim for."""
+        self._loop.call_soon_threadsafe(self._take, job)
+
+    def forget(self, arrived: queue.SimpleQueue) -> None:
+        """Drops the jobs of one run that have not been sent yet, and gives their claims back."""
+        self._in_loop(self._forget, arrived)
+
+    def drain(self, seconds: float) -> None:
+        """Sends nothing more and waits for what is on its way."""
+        self._in_loop(self._forget, None)
+        asyncio.run_coroutine_threadsafe(self._drained(seconds), self._loop).result(seconds + 5)
+
+    def close(self, drain: bool = True) -> None:
+        """Lets answers arrive (`drain`), cancels what is left, ends the thread."""
+        if not self._loop.is_running():
+            return
+        self.drain(self.patience.drain_s if drain else 0)
+        asyncio.run_coroutine_threadsafe(self._cancelled(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _in_loop(self, function, *arguments) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (function(*arguments), done.set()))
+        done.wait(10)
+
+    # What follows runs in the loop's thread only.
+
+    def _take(self, job: Job) -> None:
+        self._ready.append(job)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Sends as much as limits and money allow; called whenever something may have changed."""
+        while self._ready:
+            job = self._ready[0]
+            now = time.monotonic()
+            tokens = self.budget.prompt_tokens(job.ask) + job.ask.max_tokens
+            wait = self.limiter.wait_seconds(now, tokens)
+            if wait is None:
+                return
+            if wait > 0:
+                if self._wake:
+                    self._wake.cancel()
+                self._wake = self._loop.call_later(wait, self._dispatch)
+                return
+            reserved = self.budget.reserve(job.ask)
+            if reserved is None:
+                if not self.limiter.in_flight:
+                    self._refuse_for_money()
+                return
+            self._ready.popleft()
+            if not self.limiter.in_flight and not self._delayed:
+                self._begun_at = now  # time without a question is not silence
+            self.limiter.sent(tokens)
+            task = self._loop.create_task(self._call(job, reserved))
+            self._calls[task] = job
+            task.add_done_callback(self._calls.pop)
+
+    async def _call(self, job: Job, reserved: float) -> None:
+        try:
+            await self._call_and_keep(job, reserved)
+        except sqlite3.Error as wrong:
+            self._end_all(BuildProblem(f"{self.ledger.path}: the ledger cannot be written: {wrong}"), job)
+        except Exception as bug:  # never let a run wait for a job whose task has died
+            self._end_all(bug, job)
+        self._dispatch()
+
+    async def _call_and_keep(self, job: Job, reserved: float) -> None:
+        sent_at, job.tries = time.monotonic(), job.tries + 1
+        reply, trouble = None, None
+        try:
+            reply, headers = await self._within_patience(job.ask, job.tries)
+            now = time.monotonic()
+            self.limiter.answered(now, sent_at, reply.seconds)
+            if headers:
+                self.limiter.headers(now, headers)
+        except Trouble as met:
+            trouble = met
+        except asyncio.CancelledError:
+            self.limiter.dropped()
+            self.budget.settle(reserved)
+            self.ledger.release(job.ask)
+            raise
+        cost = self.budget.settle(reserved, job.ask, reply)
+        if reply is not None:
+            self._answers, self._failures_in_a_row, self._answered_at = self._answers + 1, 0, time.monotonic()
+            job.reply = replace(reply, cost_usd=cost)
+            self.ledger.put(job.ask, job.reply)
+            job.arrived.put(job)
+        else:
+            self._failed(job, trouble, sent_at)
+
+    async def _within_patience(self, ask: Request, tries: int) -> tuple[Reply, dict]:
+        """The reply; a call that is late is only given up when it does not just wait in the server's queue."""
+        answers_before, ahead = self._answers, self.limiter.in_flight
+        call = self._loop.create_task(self.endpoint.ask(ask))
+        waited = 0.0
+        try:
+            while True:
+                patience = self.limiter.patience_seconds(tries)
+                done, _ = await asyncio.wait({call}, timeout=patience)
+                if done:
+                    return call.result()
+                waited += patience
+                served = self._answers - answers_before
+                alive = time.monotonic() - self._answered_at < patience
+                if not (alive and served < 2 * ahead) or waited > 10 * self.limiter.timeout_s:
+                    raise Trouble(HUNG, f"no answer within {waited:.0f} s")
+        finally:
+            if not call.done():
+                call.cancel()
+
+    def _failed(self, job: Job, trouble: Trouble, sent_at: float) -> None:
+        """Decides once and for all whether a failed call is tried again, given up, or the end of the run."""
+        now = time.monotonic()
+        if trouble.kind in (FATAL, REFUSED):
+            self.limiter.dropped()
+        else:
+            kind = OVERLOAD if trouble.kind == OVERLOAD else FAULT
+            self.limiter.failed(now, sent_at, kind, trouble.retry_after)
+            self._failures_in_a_row += 1
+        if trouble.headers:
+            self.limiter.headers(now, trouble.headers)
+        if job.forgotten:
+            self.ledger.release(job.ask)
+        elif trouble.kind == FATAL:
+            self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses to answer: {trouble}\n"
+                                       "Check dataset.generator: model, api_base and the key."), job)
+        elif trouble.kind == REFUSED:
+            self._give_up(job, f"refused by the endpoint: {trouble}")
+        elif self._dead(now, trouble.kind):
+            self._end_all(BuildProblem(
+                f"{self.endpoint.model}{self._at()} does not answer: {trouble}\n"
+                f"Nothing came for {now - max(self._answered_at, self._begun_at):.0f} s and {self._failures_in_a_row} "
+                "tries. Every answer so far is kept: start the server and run the same command again."), job)
+        elif job.tries >= (self.patience.overload_tries if trouble.kind == OVERLOAD else self.patience.tries):
+            self._give_up(job, f"no answer after {job.tries} tries: {trouble}")
+        else:
+            delay = backoff_seconds(job.tries, trouble.retry_after, self._chance)
+            timer = self._loop.call_later(delay, self._again, job)
+            self._delayed[id(job)] = job, timer
+
+    def _again(self, job: Job) -> None:
+        del self._delayed[id(job)]
+        self._ready.appendleft(job)
+        self._dispatch()
+
+    def _dead(self, now: float, kind: str) -> bool:
+        silent = now - max(self._answered_at, self._begun_at)
+        limit = self.patience.silent_start_s if kind == UNREACHABLE and not self._answers else self.patience.silent_s
+        return silent >= limit and self._failures_in_a_row >= 3
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        job.failure = Trouble(REFUSED, reason)
+        self.ledger.release(job.ask)
+        job.arrived.put(job)
+
+    def _refuse_for_money(self) -> None:
+        job = self._ready[0]
+        self._end_all(CostCapReached(
+            f"dataset.generator.max_cost_usd: ${self.budget.cap_usd:g} would be passed: "
+            f"${self.budget.spent_usd:.4f} are spent, and the next call may cost "
+            f"${self.budget.worst_usd(job.ask):.4f}. It was not sent.\n"
+            "Every answer so far is kept; raise the cap and run the same command again."), job)
+
+    def _end_all(self, problem: Exception, cause: Job) -> None:
+        """Tells every run that waits, once, and forgets the jobs: sent or not, none will be answered."""
+        waiting = [cause, *self._ready, *self._calls.values(), *(job for job, _ in self._delayed.values())]
+        queues = {id(job.arrived): job.arrived for job in waiting if not job.forgotten}
+        self.ledger.release(cause.ask)
+        self._forget(None)
+        for task in self._calls:
+            if task is not asyncio.current_task(self._loop):
+                task.cancel()
+        self._begun_at, self._failures_in_a_row = time.monotonic(), 0
+        for arrived in queues.values():
+            arrived.put(Job(cause.request, arrived, failure=problem))
+
+    def _forget(self, arrived: queue.SimpleQueue | None) -> None:
+        """Drops unsent jobs: of one run, or all. Those that were sent are kept if they come, but not tried again."""
+        for job in self._calls.values():
+            job.forgotten = job.forgotten or arrived in (None, job.arrived)
+        for job, timer in list(self._delayed.values()):
+            if arrived in (None, job.arrived):
+                timer.cancel()
+                del self._delayed[id(job)]
+                self.ledger.release(job.ask)
+        kept = deque()
+        for job in self._ready:
+            if arrived in (None, job.arrived):
+                self.ledger.release(job.ask)
+            else:
+                kept.append(job)
+        self._ready = kept
+
+    async def _drained(self, seconds: float) -> None:
+        if self._calls:
+            await asyncio.wait(list(self._calls), timeout=seconds)
+        self._forget(None)
+
+    async def _cancelled(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}  # calls, and litellm's own worker, which never ends
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=5)
+
+    def _at(self) -> str:
+        return f" at {self.endpoint.where}" if self.endpoint.where else ""

@@ -1,0 +1,180 @@
+"""Evidence checked by code: the quote stands in the chunk, the answer invents nothing, the question can be understood alone.
+
+Each check returns a reason or None; nothing here asks a model. A quote is looked for as the reader sees the text (without Markdown's
+marks and line breaks); its place in the Markdown is returned, so that `chunk.text[start:end]` is the verbatim evidence.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+
+from dataset_builder.identifiers import exact_words, missing_words, words
+
+MIN_FUZZY_CHARS, MIN_FUZZY_WORDS, FUZZY_SCORE = 20, 4, 95.0
+MIN_QUOTE_CHARS, MIN_QUOTE_WORDS = 10, 2
+MAX_QUESTION_CHARS, MIN_QUESTION_CHARS = 300, 12
+
+_MARKS = re.compile(
+    r"!?\[(?P<text>[^\]\n]*)\]\([^)\n]*\)|<[^>\n]{1,200}>|[*`|]+|(?m:^[ \t]*(?:>[ \t]?)+|^[ \t]*#{1,6}[ \t]+|"
+    r"^[ \t]*[-+][ \t]+)|\\(?=[\\`*_{}\[\]()#+.!<>-])|\s+"
+)
+_CURLY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", " ": " "})
+_FENCE = re.compile(r"(?ms)^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$")
+_POINTS_OUTSIDE = re.compile(
+    r"(?i)\b(?:(?:this|the|that|given|provided|above|following|current) (?:text|passage|document(?:ation)?|section|page|guide|article|excerpt|"
+    r"paragraph|chunk|sentence|snippet|context|tutorial|table|figure|image|example above|content|readme|author|following)\b|"
+    r"(?:mentioned|described|listed|shown|given|provided|discussed|stated) (?:above|below|here|earlier|in (?:the|this))|"
+    r"as (?:above|below|follows)|the (?:above|below|following|previous)|according to (?:the|this)|in the (?:text|code|example)\b)"
+)
+_BARE_POINTER = re.compile(
+    r"(?i)^(?:what|why|how|when|which|who|where|is|are|does|do|can|should)\b[^?]{0,24}?\b(?:this|these|those|it|they|that|its|their)"
+    r"(?=\s+(?:is|are|do|does|mean|used|work|for|be|called|command|code|option|feature|script|step|model|file|tool|"
+    r"function|method|setting|parameter|value|error|library|project|software|release|version|issue|problem|the)\b|\?|$)"
+)
+
+
+def project(text: str) -> tuple[str, list[int]]:
+    """The text as a reader sees it (marks and link targets gone, spaces single), and for each character its offset in `text`."""
+    plain: list[str] = []
+    offsets: list[int] = []
+
+    def put(start: int, end: int) -> None:
+        for place in range(start, end):
+            plain.append(text[place].translate(_CURLY)[:1] or " ")
+            offsets.append(place)
+
+    position = 0
+    for mark in _MARKS.finditer(text):
+        put(position, mark.start())
+        if mark.group("text") is not None:
+            put(*mark.span("text"))
+        elif mark.group().isspace() or mark.group()[0] in "|\n" or mark.group().startswith("<"):
+            if plain and plain[-1] != " ":
+                plain.append(" ")
+                offsets.append(mark.start())
+        position = mark.end()
+    put(position, len(text))
+    return "".join(plain), offsets
+
+
+def locate(quote: str, text: str) -> tuple[int, int] | None:
+    """Offsets of `quote` in `text`, or None. Exact but for spaces and marks; else rapidfuzz >= 95 over >= 20 characters and 4 words."""
+    wanted = project(quote)[0].strip().strip("\"'").removesuffix("...").strip()
+    if len(wanted) < MIN_QUOTE_CHARS or len(wanted.split()) < MIN_QUOTE_WORDS:
+        return None
+    plain, offsets = project(text)
+    place = plain.find(wanted)
+    if place < 0:
+        place = plain.casefold().find(wanted.casefold()) if len(plain) == len(plain.casefold()) else -1
+    if place >= 0:
+        return _whole_words(text, offsets[place], offsets[place + len(wanted) - 1] + 1)
+    if len(wanted) < MIN_FUZZY_CHARS or len(wanted.split()) < MIN_FUZZY_WORDS or len(wanted) > len(plain):
+        return None
+    from rapidfuzz import fuzz
+
+    found = fuzz.partial_ratio_alignment(wanted, plain, score_cutoff=FUZZY_SCORE)
+    if found is None or found.dest_end - found.dest_start < MIN_FUZZY_CHARS:
+        return None
+    start, end = _whole_words(text, offsets[found.dest_start], offsets[found.dest_end - 1] + 1)
+    # a near quote may differ in a comma, never in a number or a name
+    if missing_words(wanted, text[start:end]):
+        return None
+    return start, end
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span grown to the edges of the words it cuts."""
+    while start > 0 and text[start].isalnum() and text[start - 1].isalnum():
+        start -= 1
+    while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    return start, end
+
+
+def question_problem(question: str) -> str | None:
+    """Why a question cannot stand alone in a dataset, or None."""
+    text = question.strip()
+    if not MIN_QUESTION_CHARS <= len(text) <= MAX_QUESTION_CHARS:
+        return "question too short or too long"
+    if text.count("?") != 1 or not text.rstrip("`\"').* ").endswith("?"):
+        return "not one question"
+    if "\n" in text or "```" in text:
+        return "question spans lines"
+    if _POINTS_OUTSIDE.search(text) or _BARE_POINTER.match(text):
+        return "question points at a text the reader does not have"
+    if len(words(text)) < 3:
+        return "question too short or too long"
+    return None
+
+
+def answer_problem(question: str, answer: str, source: str) -> str | None:
+    """Why an answer is not held by its source (chunk text with its headings), or None."""
+    plain = project(answer)[0].strip()
+    if len(plain) < 15 or len(words(plain)) < 3:
+        return "answer is a bare value, not a sentence"
+    if _POINTS_OUTSIDE.search(_FENCE.sub("", answer)) and _speaks_of_the_text(answer):
+        return "answer points at a text the reader does not have"
+    if plain.casefold().rstrip(".?! ") == project(question)[0].strip().casefold().rstrip(".?! "):
+        return "answer repeats the question"
+    # `words` is case-folded; a placeholder such as <model-path> in a question may return in the answer
+    invented = missing_words(answer, source + "\n" + question)
+    if invented:
+        return "not in the source: " + ", ".join(invented[:5])
+    if not exact_words(question) <= exact_words(source) and (foreign := missing_words(question, source)):
+        return "question names what the source does not: " + ", ".join(foreign[:5])
+    return code_problem(answer, source)
+
+
+def _speaks_of_the_text(answer: str) -> bool:
+    return bool(
+        re.search(
+            r"(?i)\b(?:the|this|provided|given) (?:text|passage|document|excerpt|chunk|section|context|snippet)\b|\babove\b|\bbelow\b|"
+            r"\bfollowing (?:table|figure|section)\b",
+            _FENCE.sub("", answer),
+        )
+    )
+
+
+def code_problem(answer: str, source: str) -> str | None:
+    """The first fenced block of the answer that does not parse as its language says, unless it is verbatim in the source."""
+    folded = " ".join(source.split())
+    for match in _FENCE.finditer(answer + "\n"):
+        language, code = match.group(2).casefold(), match.group(3)
+        problem = parse_problem(language, code)
+        if problem and " ".join(code.split()) not in folded:
+            return f"{language} block does not parse: {problem}"
+    if answer.count("```") % 2:
+        return "a code fence is left open"
+    return None
+
+
+def parse_problem(language: str, code: str) -> str | None:
+    """What the language's own parser says against `code`; None where it parses or no parser is known."""
+    import tomllib
+
+    import yaml
+
+    try:
+        if language in {"python", "py", "python3"}:
+            ast.parse(_without_prompts(code))
+        elif language == "json":
+            json.loads(code)
+        elif language in {"yaml", "yml"}:
+            list(yaml.safe_load_all(code))
+        elif language == "toml":
+            tomllib.loads(code)
+        elif language in {"bash", "sh", "shell", "console", "zsh"}:
+            shlex.split(code, comments=True)
+    except (SyntaxError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _without_prompts(code: str) -> str:
+    if ">>>" not in code:
+        return code
+    lines = [line.strip()[4:] for line in code.splitlines() if line.strip().startswith((">>> ", "... "))]
+    return "\n".join(lines)

@@ -1,0 +1,293 @@
+"""HTML blocks that Markdown has no word for, rewritten into ones it has: definition lists, admonitions, tabs, tables.
+
+All functions change the BeautifulSoup tree in place; `plain_blocks` runs them in their order.
+"""
+
+import re
+
+from bs4 import BeautifulSoup, NavigableString, Tag
+
+from dataset_builder.html_main import HEADINGS
+
+_BLOCKS = ("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article", "details", "figure", *HEADINGS)
+_OBJECTS = frozenset(["function", "class", "method", "attribute", "data", "exception", "module", "describe", "classmethod", "staticmethod", "property", "option", "envvar", "confval", "cmdoption", "macro", "type", "struct", "enum", "enumerator", "member", "var", "opcode", "setting", "directive", "role", "templatetag", "templatefilter", "django-admin", "describe", "program", "decorator"])
+"""Sphinx's object types; a definition list of one of them is an API entry."""
+
+
+def plain_blocks(soup: BeautifulSoup, main: Tag) -> None:
+    """Everything of this module, in the order in which one relies on the other."""
+    _tabs(soup, main)
+    _admonitions(soup, main)
+    _details(soup, main)
+    _field_tables(soup, main)
+    _layout_tables(main)
+    _tables(soup, main)
+    _signatures(soup, main)
+    _definitions(soup, main)
+    _lists_of_sections(main)
+    _quoted_code(main)
+    _block_links(main)
+    _formulas(soup, main)
+
+
+def classes(element: Tag) -> frozenset[str]:
+    value = element.get("class") or ()
+    return frozenset(value.split() if isinstance(value, str) else value)
+
+
+def _new(soup: BeautifulSoup, name: str, text: str = "", **attributes: str) -> Tag:
+    element = soup.new_tag(name, attrs=attributes)
+    if text:
+        element.string = text
+    return element
+
+
+def _lead(soup: BeautifulSoup, text: str) -> Tag:
+    """A paragraph of one bold phrase, such as `**Note:**`."""
+    paragraph = _new(soup, "p")
+    paragraph.append(_new(soup, "strong", text))
+    return paragraph
+
+
+def _squeezed(element: Tag) -> str:
+    return " ".join(element.get_text().split())
+
+
+def _tabs(soup: BeautifulSoup, main: Tag) -> None:
+    """Tab labels become a bold line above their panel; all panels stay."""
+    for tab_list in main.find_all(attrs={"role": "tablist"}):
+        labels = tab_list.find_all(attrs={"role": "tab"})
+        panels = tab_list.parent.find_all(attrs={"role": "tabpanel"}) if tab_list.parent else []
+        if labels and len(labels) == len(panels):
+            _label(soup, labels, panels)
+            tab_list.decompose()
+    for tab_set in main.find_all("div", class_="tabbed-set"):
+        labels, panels = tab_set.select(".tabbed-labels > label") or tab_set.select(":scope > label"), tab_set.select(
+            ".tabbed-content > .tabbed-block") or tab_set.select(":scope > .tabbed-content")
+        if labels and len(labels) == len(panels):
+            _label(soup, labels, panels)
+            for label in labels:
+                label.decompose()
+    for label in main.find_all("label"):
+        if "sd-tab-label" in classes(label):
+            label.replace_with(_lead(soup, _squeezed(label)))
+
+
+def _label(soup: BeautifulSoup, labels: list[Tag], panels: list[Tag]) -> None:
+    for label, panel in zip(labels, panels, strict=True):
+        panel.insert(0, _lead(soup, _squeezed(label)))
+
+
+def _admonitions(soup: BeautifulSoup, main: Tag) -> None:
+    """Notes and warnings: a bold first line, then their blocks, not quoted, so that code in them stays as it is."""
+    for table in main.select("div.admonitionblock > table"):
+        title, content = table.select_one("td.icon"), table.select_one("td.content")
+        if title is not None and content is not None:
+            content.name = "div"
+            words = _squeezed(title) or next(iter(classes(table.parent) - {"admonitionblock"}), "note").capitalize()
+            content.insert(0, _lead(soup, f"{words}:"))
+            table.replace_with(content.extract())
+    for title in main.find_all(class_=re.compile(r"^(?:admonition-title|admonitionHeading|admonition-heading)")):
+        words = _squeezed(title).rstrip(":")
+        if title.name != "summary" and words:
+            title.replace_with(_lead(soup, f"{words[:1].upper()}{words[1:]}:"))
+
+
+def _details(soup: BeautifulSoup, main: Tag) -> None:
+    for summary in main.find_all("summary"):
+        if not summary.find(HEADINGS) and summary.get_text(strip=True):
+            summary.replace_with(_lead(soup, _squeezed(summary)))
+
+
+def _field_tables(soup: BeautifulSoup, main: Tag) -> None:
+    """docutils before 0.14 wrote field lists as tables."""
+    for table in main.select("table.field-list, table.footnote, table.citation"):
+        definitions = _new(soup, "dl")
+        for row in table.find_all("tr"):
+            cells = row.find_all(("th", "td"), recursive=False)
+            for cell, name in zip(cells, ("dt", *["dd"] * len(cells)), strict=False):
+                cell.name = name
+                definitions.append(cell.extract())
+        table.replace_with(definitions)
+
+
+def _layout_tables(main: Tag) -> None:
+    """A table around one cell, or around headings or other tables, is a box: its cells become blocks."""
+    for table in main.find_all("table"):
+        cells = table.find_all(("td", "th"))
+        if (len(cells) > 1 and not table.find(("table", *HEADINGS))) or (not cells and table.find("tr") is None):
+            continue
+        for element in [table, *table.find_all(("thead", "tbody", "tfoot", "tr", "td", "th", "colgroup"))]:
+            if element.find_parent("table") is table or element is table:
+                element.name = "div"
+
+
+def _tables(soup: BeautifulSoup, main: Tag) -> None:
+    """A regular grid: spans repeated, the first row a header, blocks of code moved below the table."""
+    for table in main.find_all("table"):
+        rows = _grid(table)
+        if not rows:
+            table.decompose()
+            continue
+        moved = []
+        for pre in table.find_all("pre"):
+            text = pre.get_text()
+            short = "\n" not in text and len(text) <= 120
+            moved.append(pre.replace_with(_new(soup, "code", text) if short else _new(soup, "span", f"(code {len(moved) + 1} below)")))
+        caption = table.find("caption")
+        width = max(len(row) for row in rows)
+        grid = _new(soup, "table")
+        head_is_header = all(cell is not None and cell.name == "th" for cell in rows[0]) or table.find("thead") is not None
+        for number, row in enumerate(rows if head_is_header else [[None] * width, *rows]):
+            line = _new(soup, "tr")
+            for cell in [*row, *[None] * (width - len(row))]:
+                line.append(_cell(soup, cell, "th" if number == 0 else "td"))
+            grid.append(line)
+        for block in reversed(moved):
+            table.insert_after(block)
+        table.insert_after(grid)
+        if caption is not None and caption.get_text(strip=True):
+            caption.name = "p"
+            grid.insert_before(caption.extract())
+        table.decompose()
+
+
+def _grid(table: Tag) -> list[list[Tag | None]]:
+    """Rows of cells with row and column spans filled: a cell that spans rows is repeated in each, so that every row reads alone."""
+    rows: list[list[Tag | None]] = []
+    waiting: dict[int, tuple[int, Tag | None]] = {}
+    for row in table.find_all("tr")[:5000]:
+        cells, line, column = iter(row.find_all(("td", "th"), recursive=False)), [], 0
+        cell = next(cells, None)
+        while cell is not None or any(place >= column for place in waiting):
+            if column in waiting:
+                left, spanning = waiting.pop(column)
+                line.append(spanning)
+                if left > 1:
+                    waiting[column] = (left - 1, spanning)
+                column += 1
+                continue
+            if cell is None:
+                line.append(None)
+                column += 1
+                continue
+            across, down = _span(cell, "colspan"), _span(cell, "rowspan")
+            for offset in range(across):
+                line.append(cell if offset == 0 else None)
+                if down > 1:
+                    waiting[column + offset] = (down - 1, cell if offset == 0 else None)
+            column += across
+            cell = next(cells, None)
+        if any(cell is not None and cell.get_text(strip=True) for cell in line):
+            rows.append(line)
+    return rows
+
+
+def _span(cell: Tag, name: str) -> int:
+    value = str(cell.get(name) or "1")
+    return min(100, max(1, int(value))) if value.isascii() and value.isdigit() else 1
+
+
+def _cell(soup: BeautifulSoup, cell: Tag | None, name: str) -> Tag:
+    import copy
+
+    copied = _new(soup, name) if cell is None else copy.copy(cell)
+    copied.name, copied.attrs = name, {}
+    for item in copied.find_all(("li", "br", "p")):
+        if item.name == "br":
+            item.replace_with(" ")
+        elif item.find_next_sibling(item.name):
+            item.append(";" if item.name == "li" else "")
+    for block in copied.find_all(("ul", "ol", "li", "div", "p", "dl", "dt", "dd", "blockquote")):
+        block.insert_after(" ")
+        block.unwrap()
+    return copied
+
+
+def _signatures(soup: BeautifulSoup, main: Tag) -> None:
+    """An API entry's signature becomes a heading one level below the section it stands in, its description that section's text."""
+    level = 1
+    for element in main.find_all((*HEADINGS, "dl")):
+        if element.name in HEADINGS:
+            level = int(element.name[1])
+        elif _is_api(element):
+            depth = sum(1 for parent in element.parents if parent.name == "div" and parent.get("data-api"))
+            first = True
+            for child in element.find_all(("dt", "dd"), recursive=False):
+                if child.name == "dt":
+                    child.replace_with(_signature(soup, child, min(6, level + 1 + depth), first))
+                    first = False
+                else:
+                    child.name, first = "div", True
+            element.name = "div"
+            element["data-api"] = "yes"
+
+
+def _is_api(definitions: Tag) -> bool:
+    term = definitions.find("dt", recursive=False)
+    return term is not None and (bool(classes(term) & {"sig", "sig-object"}) or bool(classes(definitions) & _OBJECTS and term.get("id")))
+
+
+def _signature(soup: BeautifulSoup, term: Tag, level: int, first: bool) -> Tag:
+    words = _squeezed(term)
+    if first:
+        return _new(soup, f"h{level}", words)
+    paragraph = _new(soup, "p")
+    paragraph.append(_new(soup, "code", words))
+    return paragraph
+
+
+def _definitions(soup: BeautifulSoup, main: Tag) -> None:
+    """Other definition lists become lists whose items begin with the bold term."""
+    for definitions in main.find_all("dl"):
+        items, item = _new(soup, "ul"), None
+        for child in list(definitions.find_all(("dt", "dd", "div"), recursive=False)):
+            for part in child.find_all(("dt", "dd"), recursive=False) if child.name == "div" else [child]:
+                if part.name == "dt" or item is None:
+                    item = _new(soup, "li")
+                    items.append(item)
+                if part.name == "dt":
+                    part.name, part.attrs = ("p", {}) if not part.find(_BLOCKS) else ("div", {})
+                    _embolden(soup, part)
+                else:
+                    part.name = "div"
+                item.append(part.extract())
+        definitions.replace_with(items)
+
+
+def _embolden(soup: BeautifulSoup, term: Tag) -> None:
+    if term.find(("code", "strong", "b", "pre")) or not term.get_text(strip=True) or term.find(_BLOCKS):
+        return
+    strong = _new(soup, "strong", _squeezed(term))
+    term.clear()
+    term.append(strong)
+
+
+def _lists_of_sections(main: Tag) -> None:
+    """A list whose items begin with a heading is a row of sections."""
+    for items in main.find_all(("ul", "ol")):
+        entries = items.find_all("li", recursive=False)
+        if any(entry.find(HEADINGS) for entry in entries):
+            for element in [items, *entries]:
+                element.name = "div"
+
+
+def _quoted_code(main: Tag) -> None:
+    """docutils makes a quotation of anything indented; with code or a heading inside, it is no quotation."""
+    for quote in main.find_all("blockquote"):
+        if quote.find(("pre", "ul", "ol", "table", *HEADINGS)):
+            quote.name = "div"
+
+
+def _block_links(main: Tag) -> None:
+    """A link around blocks (a card) is only its blocks; a paragraph around a block likewise."""
+    for element in main.find_all(("a", "strong", "em", "b", "i", "span", "label", "p", "code", "small", "font")):
+        if element.find(_BLOCKS):
+            element.unwrap() if element.name != "p" else setattr(element, "name", "div")
+
+
+def _formulas(soup: BeautifulSoup, main: Tag) -> None:
+    for formula in main.find_all(("math", "span"), class_=lambda value: value is None or "katex" in value):
+        source = formula.find("annotation", attrs={"encoding": "application/x-tex"})
+        if source is not None:
+            formula.replace_with(NavigableString(f"${source.get_text().strip()}$"))

@@ -1,0 +1,127 @@
+"""The rows that travel through the dataset builder: Document -> Chunk -> Pair -> Row.
+
+Ids are content hashes, each row names what it came from, and a stage is a function over rows that knows nothing of disks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+def digest(*texts: str) -> str:
+    """Content hash of some texts, 16 hex digits; the length of each text counts, so ("ab", "c") differs from ("a", "bc")."""
+    hasher = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        hasher.update(len(data).to_bytes(8, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One page of documentation as Markdown, as it lies in `raw-materials/`."""
+
+    id: str
+    """digest(origin)."""
+    origin: str
+    """Where a reader finds it: a URL, `https://host/owner/repo@<commit>:path`, or a path relative to the project root."""
+    title: str
+    markdown: str
+    """Body without front matter; `\\n` line ends."""
+    sha256: str
+    """Of `markdown`."""
+    licence: str | None = None
+    """SPDX id where known."""
+    fetched: str | None = None
+    """ISO date of the fetch; None for files."""
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of whole Markdown blocks of one section."""
+
+    id: str
+    """digest(document origin, heading path, text)."""
+    document_id: str
+    origin: str
+    title: str
+    heading_path: tuple[str, ...]
+    anchor: str
+    """Slug of the last heading, so that origin + "#" + anchor leads there."""
+    text: str
+    """Exactly document.markdown[start:end]."""
+    start: int
+    end: int
+    tokens: int
+    """Estimate (characters / 4) unless a tokenizer was given."""
+    licence: str | None = None
+    sha256: str = ""
+    """Of the whole document."""
+
+    @property
+    def section(self) -> str:
+        """What the CSV prints: `Title > Heading > Subheading`."""
+        return " > ".join(self.heading_path or (self.title,))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A unique question and answer with its evidence."""
+
+    id: str
+    """digest(question, answer, chunk id)."""
+    chunk_id: str
+    question: str
+    answer: str
+    quote: str
+    """chunk.text[quote_start:quote_end], verbatim."""
+    quote_start: int
+    quote_end: int
+    kind: str = "direct"
+    """What is asked for: direct, how-to, why, default, comparison, troubleshooting ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grounded:
+    """A pair that passed every check, with the chunk it came from."""
+
+    pair: Pair
+    chunk: Chunk
+    worded_by: str = "model"
+    """Who worded the question: `model`, `template`, `person`."""
+    wordings: tuple[str, ...] = ()
+    """Further checked wordings of the same question."""
+    subject: str = ""
+    """What the pair is about, where code found it in the document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the CSV; the field order is the header."""
+
+    instruction: str
+    input: str
+    output: str
+    messages: str
+    """JSON list of {role, content}."""
+    id: str
+    parent: str
+    """Id of the unique pair; its own id for the pair's first row."""
+    view: str
+    quote: str
+    source: str
+    section: str
+    licence: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A candidate that did not become a row, and why: one line of dropped.jsonl."""
+
+    stage: str
+    reason: str
+    item: dict

@@ -1,0 +1,104 @@
+"""Source `files`: documents in a folder of this machine."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from dataset_builder.problems import BuildProblem
+from dataset_builder.rows import Document
+from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, Unreadable
+from dataset_builder.strict import Strict
+
+MAX_FILES = 100_000
+
+
+class FilesSource(Strict):
+    """Documents in a folder (or one file) of this machine."""
+
+    kind: Literal["files"]
+    path: str
+    """Folder or file, relative to the current directory."""
+    include: tuple[str, ...] = Field(default=("**/*",), strict=False)
+    """Glob patterns relative to `path`; files of a kind that cannot be read are skipped and counted."""
+    exclude: tuple[str, ...] = Field(default=(), strict=False)
+    """Glob patterns taken out again."""
+    licence: str | None = None
+    """SPDX id of the documents, where the folder does not say."""
+
+
+def fetch(spec: FilesSource, context: Context) -> Iterator[Document]:
+    """Every readable document of the folder, sorted by path. Raises BuildProblem where the path does not exist."""
+    folder = Path(os.path.expanduser(spec.path))
+    folder = folder if folder.is_absolute() else context.root / folder
+    if not folder.exists():
+        raise BuildProblem(f"dataset.sources: {spec.path} does not exist\n  fix: paths are relative to the folder you start `recipe` in ({context.root})")
+    if folder.is_file():
+        yield from _document(folder, folder.parent, spec, context, folder.name)
+        return
+    from dataset_builder.licences import licence_of_folder
+
+    licence = spec.licence or licence_of_folder(folder)
+    for path in walk(folder, spec.include, spec.exclude, context):
+        yield from _document(path, folder, spec, context, path.relative_to(folder).as_posix(), licence)
+
+
+def walk(folder: Path, include: Sequence[str], exclude: Sequence[str], context: Context) -> list[Path]:
+    """Files of the folder that the patterns choose, sorted; links that lead out of it are skipped and counted, `.git` is not entered."""
+    from pathspec import PathSpec
+
+    wanted, unwanted = PathSpec.from_lines("gitignore", include), PathSpec.from_lines("gitignore", exclude)
+    home, found = folder.resolve(), []
+    for base, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if name not in (".git", "node_modules", ".venv", "__pycache__"))
+        for name in sorted(names):
+            path = Path(base, name)
+            relative = path.relative_to(folder).as_posix()
+            if not wanted.match_file(relative) or unwanted.match_file(relative):
+                continue
+            if path.is_symlink() and not _inside(path, home):
+                context.report.skip(relative, "a link that leads out of the folder")
+                continue
+            found.append(path)
+            if len(found) > MAX_FILES:
+                raise BuildProblem(f"{folder}: more than {MAX_FILES:,} files\n  fix: narrow `include`")
+    return sorted(found)
+
+
+def _inside(path: Path, home: Path) -> bool:
+    try:
+        return path.resolve(strict=True).is_relative_to(home)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _document(path: Path, folder: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None) -> Iterator[Document]:
+    from dataset_builder.formats import read, readable
+    from dataset_builder.materials import document
+
+    origin = origin_of(path, context.root)
+    if not readable(path.name):
+        context.report.skip(origin, f"files ending in {path.suffix or 'nothing'} are not documents")
+        return
+    try:
+        if not path.is_file():
+            raise Unreadable("not a regular file")
+        size = path.stat().st_size
+        if size > MAX_DOCUMENT_BYTES:
+            raise Unreadable(f"{size:,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read")
+        reading = read(path.name, path.read_bytes())
+    except (Unreadable, OSError) as error:
+        context.report.skip(origin, error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+        return
+    yield document(origin, reading.title, reading.markdown, licence=spec.licence or reading.licence or licence)
+
+
+def origin_of(path: Path, root: Path) -> str:
+    """The path relative to the project root where it is below it, else as it is; with forward slashes and printable."""
+    try:
+        text = path.relative_to(root).as_posix()
+    except ValueError:
+        text = path.as_posix()
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,377 @@
+"""A polite and guarded HTTP client: revalidates what it has, keeps one connection a host, and never connects to an address it may not.
+
+Addresses are judged where the connection is made: the name is resolved here, refused addresses are dropped, and the socket is opened
+to the very address that was judged, so neither a redirect nor a second DNS answer can lead elsewhere.
+"""
+
+import ipaddress
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from dataset_builder.rows import digest
+from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Unreadable
+
+USER_AGENT = "finetune-recipes/0.1 (documentation dataset builder)"
+AGENT_TOKEN = "finetune-recipes"
+"""The name that robots.txt rules for this program would use."""
+CONNECT_SECONDS, READ_SECONDS, PAGE_SECONDS = 10, 30, 120
+MAX_REDIRECTS, TRIES, MAX_WAIT_SECONDS = 5, 3, 60
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Refused(Unreadable):
+    """An address, scheme or redirect that this source may not use."""
+
+
+class Unreachable(Unreadable):
+    """No answer, or none that is one: DNS, connection, time-out, 5xx after retries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; with status 200 or, from the store, its last good one."""
+
+    url: str
+    """After redirects."""
+    status: int
+    body: bytes
+    content_type: str
+    """Lower case, without parameters."""
+    charset: str | None
+    etag: str | None
+    last_modified: str | None
+    fetched: str
+    """ISO date of the last transfer of the body."""
+    fresh: bool
+    """False: the server said 304, or could not be asked, and the body is the stored one."""
+    link: str = ""
+    """Link header, as sent."""
+    robots: str = ""
+    """X-Robots-Tag header, lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    url: str
+    status: int
+    content_type: str
+    charset: str | None
+    etag: str | None
+    last_modified: str | None
+    fetched: str
+    link: str = ""
+    robots: str = ""
+
+
+def public_address(address: str) -> bool:
+    """Whether an IP address is one of the public internet; IPv4 inside IPv6 is judged as IPv4."""
+    try:
+        ip = ipaddress.ip_address(address.split("%", 1)[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return public_address(str(inner))
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+class Client:
+    """HTTP GET with a store of earlier answers in `folder`. `allowed_hosts` may have private addresses. Close it when done."""
+
+    def __init__(self, folder: Path, allowed_hosts: frozenset[str] = frozenset(), offline: bool = False,
+                 sleep: Callable[[float], None] = time.sleep):
+        self.folder, self.allowed_hosts, self.offline, self.sleep = folder, allowed_hosts, offline, sleep
+        self.delay_s: dict[str, float] = {}
+        """Host -> seconds between two requests."""
+        self.transferred_bytes = self.requests = self.not_modified = 0
+        self._last: dict[str, float] = {}
+        self._session = None if offline else _session(allowed_hosts)
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def get(self, url: str, accept: str = "text/html,application/xhtml+xml,text/markdown;q=0.9,text/plain;q=0.8,*/*;q=0.5") -> Response:
+        """The page at `url`, revalidated. Statuses other than 200 are returned, not raised; an old answer stands in for a failing server.
+
+        Raises Refused for what may not be asked, Unreachable where there is neither an answer nor an old one, Unreadable above the size limit.
+        """
+        stored = self._stored(url)
+        if self.offline:
+            if stored is None:
+                raise Unreachable("offline, and never fetched before")
+            return stored
+        try:
+            response = self._ask(url, stored, accept)
+        except Unreachable:
+            if stored is None or stored.status != 200:
+                raise
+            return stored
+        if response.status in RETRIED and stored is not None and stored.status == 200:
+            return stored
+        if response.fresh and response.status in (200, 404, 410):
+            self._store(url, response)
+        return response
+
+    def age_days(self, url: str) -> float | None:
+        """Days since `url` was last transferred; None where it never was."""
+        try:
+            return (time.time() - self._paths(url)[0].stat().st_mtime) / 86400
+        except OSError:
+            return None
+
+    def stored(self, url: str) -> Response | None:
+        """The stored answer, without asking anyone."""
+        return self._stored(url)
+
+    def _ask(self, url: str, stored: Response | None, accept: str) -> Response:
+        headers = {"Accept": accept}
+        if stored is not None and stored.status == 200:
+            headers |= {"If-None-Match": stored.etag} if stored.etag else {}
+            headers |= {"If-Modified-Since": stored.last_modified} if stored.last_modified else {}
+        for attempt in range(TRIES):
+            try:
+                response = self._follow(url, headers, stored)
+            except Unreachable:
+                if attempt == TRIES - 1:
+                    raise
+                self.sleep(0.5 * 2**attempt)
+                continue
+            if response[0].status not in RETRIED or attempt == TRIES - 1:
+                return response[0]
+            self.sleep(min(MAX_WAIT_SECONDS, response[1] if response[1] is not None else 0.5 * 2**attempt))
+        raise AssertionError("the last try returns or raises")
+
+    def _follow(self, url: str, headers: dict[str, str], stored: Response | None) -> tuple[Response, float | None]:
+        """One GET with its redirects; the second value is Retry-After in seconds."""
+        import requests
+
+        here = url
+        for _ in range(MAX_REDIRECTS + 1):
+            self._judge(here)
+            self._wait(urlsplit(here).netloc)
+            try:
+                reply = self._session.get(here, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, READ_SECONDS))
+            except requests.RequestException as error:
+                refused = _cause(error, _BlockedAddress)
+                if refused is not None:
+                    raise Refused(str(refused)) from error
+                raise Unreachable(_told(error)) from error
+            self.requests += 1
+            with reply:
+                if reply.is_redirect:
+                    here = urljoin(here, reply.headers["location"])
+                    headers = {"Accept": headers["Accept"]} if here != url else headers
+                    continue
+                return self._read(reply, here, stored), _retry_after(reply.headers.get("retry-after"))
+        raise Unreadable(f"more than {MAX_REDIRECTS} redirects")
+
+    def _read(self, reply, here: str, stored: Response | None) -> Response:
+        if reply.status_code == 304 and stored is not None:
+            self.not_modified += 1
+            return stored
+        kind, _, rest = reply.headers.get("content-type", "").partition(";")
+        charset = next((part.split("=", 1)[1].strip().strip("\"'") for part in rest.split(";") if part.strip().lower().startswith("charset=")), None)
+        body = _limited(reply) if reply.status_code == 200 else b""
+        self.transferred_bytes += len(body)
+        return Response(here, reply.status_code, body, kind.strip().lower(), charset, reply.headers.get("etag"),
+                        reply.headers.get("last-modified"), datetime.now(UTC).date().isoformat(), True,
+                        reply.headers.get("link", "")[:4000], reply.headers.get("x-robots-tag", "").lower()[:200])
+
+    def _judge(self, url: str) -> None:
+        """Refuse by the URL alone what needs no connection to be refused."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Refused(f"only http and https are read, not {parts.scheme or url[:40]!r}")
+        host = parts.hostname.lower()
+        if host in self.allowed_hosts:
+            return
+        literal = _literal_address(host)
+        if host == "localhost" or host.endswith(".localhost") or (literal is not None and not public_address(literal)):
+            raise Refused(_private(host))
+
+    def _wait(self, host: str) -> None:
+        left = self._last.get(host, float("-inf")) + self.delay_s.get(host, 0.0) - time.monotonic()
+        if left > 0:
+            self.sleep(left)
+        self._last[host] = time.monotonic()
+
+    def _paths(self, url: str) -> tuple[Path, Path]:
+        name = digest(url)
+        return self.folder / name[:2] / f"{name}.json", self.folder / name[:2] / f"{name}.body"
+
+    def _stored(self, url: str) -> Response | None:
+        head, body = self._paths(url)
+        try:
+            fields = json.loads(head.read_text(encoding="utf-8"))
+            entry = _Entry(**{**fields, "url": fields["url"]})
+            if fields.get("digest_of") not in (None, url):
+                return None
+            return Response(entry.url, entry.status, body.read_bytes(), entry.content_type, entry.charset, entry.etag, entry.last_modified,
+                            entry.fetched, False, entry.link, entry.robots)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # absent, or cut short by a crash: asked again
+
+    def _store(self, url: str, response: Response) -> None:
+        from dataset_builder.materials import write_bytes_whole
+
+        head, body = self._paths(url)
+        entry = _Entry(response.url, response.status, response.content_type, response.charset, response.etag, response.last_modified,
+                       response.fetched, response.link, response.robots)
+        head.unlink(missing_ok=True)  # a head always belongs to the body beside it
+        write_bytes_whole(body, response.body)
+        write_bytes_whole(head, json.dumps(asdict(entry)).encode())
+
+
+def _limited(reply) -> bytes:
+    """The body, decompressed, up to the size and time limits."""
+    import requests
+
+    announced = reply.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_DOCUMENT_BYTES:
+        raise Unreadable(f"{int(announced):,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read")
+    parts, size, end = [], 0, time.monotonic() + PAGE_SECONDS
+    try:
+        for part in reply.iter_content(65536):
+            size += len(part)
+            if size > MAX_DOCUMENT_BYTES:
+                raise Unreadable(f"more than {MAX_DOCUMENT_BYTES:,} bytes")
+            if time.monotonic() > end:
+                raise Unreachable(f"still sending after {PAGE_SECONDS} s")
+            parts.append(part)
+    except requests.RequestException as error:
+        raise Unreachable(_told(error)) from error
+    return b"".join(parts)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Retry-After in seconds; both of its forms."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _literal_address(host: str) -> str | None:
+    """The address that a host written as a number means, in any of the forms the C library takes (0x7f.1, 2130706433); None for names."""
+    try:
+        return str(ipaddress.ip_address(host.strip("[]").split("%", 1)[0]))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host)) if host[-1:].isdigit() or host.startswith("0x") else None
+    except OSError:
+        return None
+
+
+class _BlockedAddress(Exception):
+    pass
+
+
+def _private(host: str) -> str:
+    return f"{host} is a private or local address (allow_private: true lets a source's own host be one)"
+
+
+def _cause(error: BaseException, kind: type) -> BaseException | None:
+    """The first error of `kind` among the causes, contexts and arguments of `error`."""
+    waiting, seen = [error], set()
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen or not isinstance(here, BaseException):
+            continue
+        seen.add(id(here))
+        if isinstance(here, kind):
+            return here
+        waiting += [here.__cause__, here.__context__, getattr(here, "reason", None), *here.args]
+    return None
+
+
+def _told(error: Exception) -> str:
+    """A network error in a few words."""
+    import requests
+
+    if _cause(error, socket.gaierror):
+        return "its host name cannot be resolved"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate is not accepted"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if _cause(error, ConnectionRefusedError):
+        return "connection refused"
+    return f"no connection ({type(error).__name__})"
+
+
+def _addresses(host: str, port: int, allowed: bool) -> Iterator[tuple]:
+    """getaddrinfo's answers that may be used, resolved once. Raises _BlockedAddress where none may."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    usable = [answer for answer in answers if allowed or public_address(answer[4][0])]
+    if not usable:
+        raise _BlockedAddress(_private(host))
+    yield from usable
+
+
+def _session(allowed_hosts: frozenset[str]):
+    """A requests session whose direct connections are opened by `_connect`; a proxy named in the environment is used as it is."""
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.exceptions import NameResolutionError, NewConnectionError
+
+    def connect(connection) -> socket.socket:
+        host, allowed = connection.host.strip("[]"), connection.host.strip("[]").lower() in allowed_hosts
+        last: OSError | None = None
+        try:
+            for family, kind, protocol, _, address in _addresses(host, connection.port, allowed):
+                opened = socket.socket(family, kind, protocol)
+                try:
+                    opened.settimeout(CONNECT_SECONDS)
+                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    opened.connect(address)
+                    return opened
+                except OSError as error:
+                    opened.close()
+                    last = error
+        except socket.gaierror as error:
+            raise NameResolutionError(host, connection, error) from error
+        raise NewConnectionError(connection, f"cannot connect: {last}") from last
+
+    class Plain(HTTPConnection):
+        def _new_conn(self):
+            return connect(self)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self):
+            return connect(self)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args, **kwargs):
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+    session = requests.Session()
+    session.headers["User-Agent"] = USER_AGENT
+    session.mount("http://", Adapter(pool_connections=4, pool_maxsize=1, max_retries=0))
+    session.mount("https://", Adapter(pool_connections=4, pool_maxsize=1, max_retries=0))
+    return session

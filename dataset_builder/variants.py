@@ -1,0 +1,180 @@
+"""From split pairs to rows: views of each fact, the held-out wordings, and questions whose honest answer is that the documents do not say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dataset_builder import views
+from dataset_builder.answer_first import grounds
+from dataset_builder.evidence import code_problem
+from dataset_builder.identifiers import exact_words, missing_words
+from dataset_builder.rows import Dropped, Grounded, Row, digest
+from dataset_builder.split import Split, same
+from dataset_builder.views import Corpus, View
+
+ROWS_A_FACT = {"standard": 4, "recall": 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    train: tuple[Row, ...]
+    recall: tuple[Row, ...]
+    transfer: tuple[Row, ...]
+    dropped: tuple[Dropped, ...]
+    missing: int
+    """Rows that are short of the target."""
+
+
+def rows(parts: Split, known: Corpus, total: int, not_in_docs: float, system: str | None, by_model: dict[str, list[View]] | None = None) -> Rows:
+    """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of code."""
+    dropped: list[Dropped] = []
+    trainable: list[list[tuple[Grounded, View]]] = []
+    held: list[Row] = []
+    taken = {same(pair.pair.question) for pair in parts.transfer}
+    for grounded in parts.train:
+        found = [view for view in _views(grounded, known, by_model or {}, dropped) if same(view[1]) not in taken]
+        if grounded.pair.id in parts.recall and (spare := _spare(found)) is not None:
+            found.remove(spare)
+            held.append(row(grounded, spare, system))
+            taken.add(same(spare[1]))
+        trainable.append([(grounded, view) for view in found])
+    trainable = [[item for item in found if same(item[1][1]) not in taken] for found in trainable]
+    absent = round(total * not_in_docs)
+    chosen = _fill(trainable, total - absent)
+    train = [row(grounded, view, system) for grounded, view in chosen]
+    train += not_in_documents([grounded for grounded in parts.train], known, absent, system)
+    transfer = tuple(row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer)
+    train = _once(train)
+    return Rows(tuple(sorted(train, key=lambda one: digest(one.parent, one.id))), tuple(sorted(held, key=lambda one: one.id)), transfer,
+                tuple(dropped), max(0, total - len(train)))
+
+
+def _once(train: list[Row]) -> list[Row]:
+    """The same question with the same answer twice teaches nothing new."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for one in train:
+        if (one.instruction, one.output) not in seen:
+            seen.add((one.instruction, one.output))
+            kept.append(one)
+    return kept
+
+
+def _views(grounded: Grounded, known: Corpus, by_model: dict[str, list[View]], dropped: list[Dropped]) -> list[View]:
+    made = views.all_views(grounded, known)
+    found = [made[0], *by_model.get(grounded.pair.id, []), *made[1:]]
+    kept: list[View] = []
+    for view in found:
+        problem = drift(grounded, view)
+        if problem is None and view not in kept:
+            kept.append(view)
+        elif problem:
+            dropped.append(Dropped("variants", problem, {"parent": grounded.pair.id, "view": view[0], "question": view[1], "answer": view[2]}))
+    return _alternating(kept)
+
+
+def _alternating(kept: list[View]) -> list[View]:
+    """One of each view before a second of any: a fact's first rows differ in kind."""
+    order: dict[str, int] = {}
+    numbered = []
+    for place, view in enumerate(kept):
+        turn = order.get(view[0], 0)
+        order[view[0]] = turn + 1
+        numbered.append((turn, place, view))
+    return [view for _, _, view in sorted(numbered, key=lambda one: one[:2])]
+
+
+def drift(grounded: Grounded, view: View) -> str | None:
+    """Why a view no longer says what its parent says, or None."""
+    name, question, answer = view
+    if len(question.strip()) < 3 or not answer.strip():
+        return "empty"
+    parent = f"{grounded.pair.question}\n{grounded.pair.answer}"
+    known = f"{parent}\n{grounded.pair.quote}"
+    if invented := missing_words(answer, known):
+        return "answer names what its parent does not: " + ", ".join(invented[:3])
+    asked = exact_words(grounded.pair.question)
+    if lost := asked - exact_words(f"{question}\n{answer}"):
+        return "lost what the parent asks for: " + ", ".join(sorted(lost)[:3])
+    figures = {word for word in exact_words(grounded.pair.answer) if re.search(r"\d", word)}
+    if name not in {"reversed", "completion"} and figures - exact_words(answer) and len(figures) <= 3:
+        return "lost a figure of the parent's answer"
+    if name != "true-false" and (foreign := missing_words(question, f"{known}\n{grounds(grounded.chunk)}")):
+        return "question names what the source does not: " + ", ".join(foreign[:3])
+    return code_problem(answer, grounds(grounded.chunk))
+
+
+def _spare(found: list[View]) -> View | None:
+    """The wording to hold out: a reworded question of plain grammar, so that recall is measured and not spelling."""
+    spares = [view for view in found if view[0] == "reworded"]
+    return spares[0] if spares and len(found) >= 3 else None
+
+
+def _fill(trainable: Sequence[Sequence[tuple[Grounded, View]]], total: int) -> list[tuple[Grounded, View]]:
+    """Round by round, one more row of every fact that has one left, until `total` are there. The last round takes facts by digest."""
+    chosen: list[tuple[Grounded, View]] = []
+    depth = 0
+    while len(chosen) < total:
+        turn = [found[depth] for found in trainable if depth < len(found)]
+        if not turn:
+            break
+        if len(chosen) + len(turn) > total:
+            turn = sorted(turn, key=lambda item: digest(item[0].pair.id, "last"))[: total - len(chosen)]
+        chosen += turn
+        depth += 1
+    return chosen
+
+
+def row(grounded: Grounded, view: View, system: str | None) -> Row:
+    """One line of the CSV; the parent's own id where it is the parent itself."""
+    name, question, answer = view
+    pair, chunk = grounded.pair, grounded.chunk
+    own = (question, answer) == (pair.question, pair.answer)
+    source = chunk.origin + (f"#{chunk.anchor}" if chunk.anchor else "")
+    return Row(question, "", answer, chat(question, answer, system), pair.id if own else digest(pair.id, name, question, answer), pair.id,
+               name, pair.quote, source, chunk.section, chunk.licence or "", chunk.sha256)
+
+
+def chat(question: str, answer: str, system: str | None) -> str:
+    """The `messages` column."""
+    turns = [{"role": "system", "content": system}] if system else []
+    turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def not_in_documents(train: Sequence[Grounded], known: Corpus, count: int, system: str | None) -> list[Row]:
+    """Questions about names that occur nowhere in the corpus, made from those that do; the answer says so and names the real one."""
+    found: list[Row] = []
+    seen: set[str] = set()
+    for turn in range(3):
+        for grounded in sorted(train, key=lambda one: digest(one.pair.id, "absent")):
+            if len(found) >= count:
+                return found
+            made = _absent(grounded, known, turn)
+            if made is not None and made[0] not in seen:
+                seen.add(made[0])
+                line = row(grounded, ("not-in-docs", *made), system)
+                found.append(line)
+    return found
+
+
+_TAILS = ("mode", "level", "policy", "path", "limit", "format", "backend", "timeout")
+
+
+def _absent(grounded: Grounded, known: Corpus, turn: int) -> tuple[str, str] | None:
+    """(question, answer) about an invented relative of a real name; None where the pair names nothing to start from."""
+    match = re.search(r"(?<!`)`(-{0,2}[A-Za-z][\w-]{2,30})`(?!`)", grounded.pair.question + " " + grounded.pair.answer)
+    if match is None:
+        return None
+    real = match[1]
+    tail = _TAILS[(int(digest(grounded.pair.id, "tail"), 16) + turn) % len(_TAILS)]
+    joint = "-" if real.startswith("-") or ("-" in real and "_" not in real) else "_"
+    made = real + joint + (tail.upper() if real.isupper() else tail)
+    low = made.casefold()
+    if any(low in word for word in known.exact):
+        return None
+    asks = ("What does `{x}` do?", "What is the default of `{x}`?", "How do I set `{x}`?")[turn]
+    return asks.format(x=made), f"The documentation does not mention `{made}`. It does describe `{real}`."

@@ -1,0 +1,209 @@
+"""Views of a pair that code can make: the same fact asked from another side or in another voice, never with another meaning.
+
+A view is (name, question, answer). Answers reuse the document's own sentence, so nothing can drift; what a view adds is checked like any
+other answer. Which views pay: "Active Reading" (arXiv 2508.09494) found varied strategies at 63 % where paraphrases reach 26 %, and a fact
+trained in one direction only is not known in the other (reversal curse, arXiv 2309.12288).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dataset_builder.facts import topic
+from dataset_builder.identifiers import exact_words, words
+from dataset_builder.rows import Grounded, digest
+
+View = tuple[str, str, str]
+"""(name, question, answer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What views need to know of the whole corpus."""
+
+    names: tuple[str, ...]
+    """Code-marked names (`` `lora_r` ``) of all facts, sorted: the wrong values of false statements."""
+    exact: frozenset[str]
+    """All exact words of all chunks."""
+    documents_of: Mapping[str, frozenset[str]]
+    """Code-marked name -> documents that hold it."""
+
+
+def corpus(chunks: Iterable) -> Corpus:
+    exact: set[str] = set()
+    documents: dict[str, set[str]] = {}
+    for chunk in chunks:
+        exact |= exact_words(chunk.text)
+        for name in set(re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", chunk.text)):
+            documents.setdefault(name, set()).add(chunk.document_id)
+    return Corpus(tuple(sorted(documents)), frozenset(exact), {name: frozenset(found) for name, found in documents.items()})
+
+
+def all_views(grounded: Grounded, known: Corpus) -> list[View]:
+    """Every view code can make of a pair, direct first, each question once."""
+    found: list[View] = [("direct", grounded.pair.question, grounded.pair.answer)]
+    seen = {_key(grounded.pair.question)}
+    for make in MAKERS:
+        for name, question, answer in make(grounded, known):
+            if _key(question) not in seen and len(question) <= 700:
+                seen.add(_key(question))
+                found.append((name, question, answer))
+    return found
+
+
+def _key(question: str) -> str:
+    return " ".join(question.casefold().split())
+
+
+def reworded(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    """The model's other wordings, then those of grammar alone."""
+    for question in (*grounded.wordings, *rewordings(grounded.pair.question)):
+        yield "reworded", question, grounded.pair.answer
+
+
+_PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"How do I (?P<x>.+)\?$", ("What do I have to do to {x}?", "How can I {x}?", "What is the way to {x}?")),
+    (r"What is the default of (?P<x>.+)\?$", ("Which default does {x} have?", "If I do not set {x}, what is used?")),
+    (r"What does (?P<x>.+) do\?$", ("What is {x} good for?", "Which job does {x} have?", "What happens when I use {x}?")),
+    (r"What should I do (?P<w>if|when|once) (?P<x>.+)\?$", ("What is recommended {w} {x}?", "{w} {x}, what is there to do?")),
+    (r"What happens (?P<w>if|when|once) (?P<x>.+)\?$", ("{w} {x}, what follows?", "What is the consequence {w} {x}?")),
+    (r"What (?P<v>is|are) the (?P<c>[\w -]{2,40}) of (?P<x>.+)\?$", ("Which {c} does {x} have?", "{x}: what {v} the {c}?")),
+    (r"What (?P<v>is|are) (?P<x>.+) (?P<u>used|designed|intended) for\?$", ("For what {v} {x} {u}?", "What do people use {x} for?")),
+    (r"What is (?P<x>.+) for\?$", ("Which purpose does {x} serve?", "What do people use {x} for?")),
+    (r"What (?P<v>is|are) (?P<x>.+)\?$", ("Can you say what {x} {v}?", "What is meant by {x}?", "How would you describe {x}?")),
+    (r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|print|write|read)\?$",
+     ("What is it that {x} {w}s?", "Can you name what {x} {w}s?")),
+)
+
+
+def rewordings(question: str) -> Iterator[str]:
+    """The question in other grammar; a setting in front ("In X, ...") moves to the end."""
+    setting, core = "", question
+    match = re.match(r"In (?P<where>[^,?]{2,60}), (?P<core>(?:what|how|which)\b.+)$", question)
+    if match:
+        setting, core = match["where"], match["core"][0].upper() + match["core"][1:]
+        yield f"{core.rstrip('?')} in {setting}?"
+    for pattern, templates in _PATTERNS:
+        match = re.match(pattern, core)
+        if match:
+            for template in templates:
+                text = template.format(**match.groupdict())
+                text = f"In {setting}, {text[0].lower() + text[1:] if not text.startswith('I ') else text}" if setting else text
+                yield text[0].upper() + text[1:]
+            return
+
+
+def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    """From what is said to what it is said of: "Which option sets ...?"."""
+    answer, subject = grounded.pair.answer, grounded.subject
+    if "\n" in answer:
+        command = re.search(r"```\w+\n([^\n]{6,120})\n```", answer)
+        if command and not command[1].startswith(("#", "$")):
+            code = command[1].strip()
+            yield "reversed", f"What is `{code}` for?" if "`" not in code else "", f"`{code}` is what to use to {grounded.subject}."
+        return
+    if not subject or not answer.startswith(subject):
+        return
+    rest = answer[len(subject):].strip()
+    match = re.match(r"(?:is|are) (?P<article>an?|the) (?P<what>[^.;]{12,160})[.;]?", rest)
+    if match:
+        yield "reversed", f"Which term is described as {match['article']} {match['what'].rstrip('.,')}?", answer
+    elif re.match(r"[a-z]+s (?!is\b|are\b)[^.;]{8,160}\.?$", rest):
+        what = "Which option" if subject.startswith("`-") else "What"
+        yield "reversed", f"{what} {rest.rstrip('.')}?", answer
+    elif rest.startswith(": ") and 4 <= len(rest.split()) <= 22:
+        kind = "option" if "`" in subject else "item"
+        yield "reversed", f"Which {kind} does this describe: \"{rest[2:].rstrip('.')}\"?", answer
+
+
+def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
+    """The sentence as a claim, right or with one exact word exchanged; the answer corrects it."""
+    answer = grounded.pair.answer
+    if "\n" in answer or not 40 <= len(answer) <= 260:
+        return
+    wrong = _falsified(answer, grounded, known)
+    claim, verdict = (wrong, "False.") if wrong and int(digest(grounded.pair.id, "claim"), 16) % 2 else (answer, "True.")
+    yield "true-false", f"True or false? {claim}", f"{verdict} {answer}"
+
+
+def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
+    """The sentence with a name or a number that makes it wrong: another name of the same document, or a number that is not in the chunk."""
+    names = [name for name in re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", answer) if name in known.documents_of]
+    if names and answer.count(names[0]) == 1:
+        others = [name for name in known.names if grounded.chunk.document_id in known.documents_of[name]
+                  and _shape(name) == _shape(names[0]) and name not in answer and name not in grounded.pair.quote]
+        if others:
+            return answer.replace(names[0], others[int(digest(grounded.pair.id, "name"), 16) % len(others)])
+    numbers = re.findall(r"(?<![\w.`/-])\d{1,4}(?![\w.`/-])", answer)
+    if numbers and answer.count(numbers[0]) == 1:
+        wrong = str(int(numbers[0]) * 2 + 1)
+        return answer.replace(numbers[0], wrong) if wrong not in exact_words(grounded.chunk.text) else None
+    return None
+
+
+def _shape(name: str) -> str:
+    return re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", name)))[:2] + ("." if "." in name else "") + ("/" if "/" in name else "")
+
+
+def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    """The first half of the sentence, to be completed; for code, its first line."""
+    answer = grounded.pair.answer
+    where = topic(grounded.chunk)
+    if "\n" in answer or len(answer.split()) < 9 or not where:
+        return
+    tokens = answer.split()
+    cut = len(tokens) * 2 // 5
+    while cut < len(tokens) - 3 and (tokens[cut - 1].endswith((",", ":", "(")) or " ".join(tokens[:cut]).count("`") % 2):
+        cut += 1
+    start = " ".join(tokens[:cut])
+    if start.count("`") % 2 == 0 and len(words(start)) >= 3:
+        yield "completion", f"Complete this statement about {where}: \"{start} ...\"", answer
+
+
+def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    """As typed into a search box."""
+    question = re.sub(r"^In [^,?]{2,60}, (?=what|how|which)", "", grounded.pair.question)
+    where = "" if exact_words(question) else topic(grounded.chunk)
+    short = re.sub(r"(?i)^(?:how (?:do|can) i|what (?:is|are|does|do)|which|what should i do|what happens)\s+(?:the |an? )?", "", question).rstrip("?")
+    short = re.sub(r"(?i)\s+(?:do|for|mean)$", "", short).strip()
+    if 1 <= len(short.split()) <= 14 and short.casefold() != question.rstrip("?").casefold():
+        prefix = {"how do": "how to ", "how ca": "how to "}.get(question[:6].casefold(), "")
+        yield "terse", f"{prefix}{short}{' ' + where if where and where.casefold() not in short.casefold() else ''}", grounded.pair.answer
+
+
+def novice(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    where = topic(grounded.chunk)
+    if where and where.casefold() not in grounded.pair.question.casefold():
+        yield "novice", f"I am new to this and reading about {where}. {grounded.pair.question}", grounded.pair.answer
+    else:
+        yield "novice", f"I am new to this, please help. {grounded.pair.question}", grounded.pair.answer
+
+
+def misspelled(grounded: Grounded, _: Corpus) -> Iterator[View]:
+    """Lower case and one or two slips of the finger; exact words stay as they are."""
+    tokens = grounded.pair.question.rstrip("?").split(" ")
+    plain = [i for i, token in enumerate(tokens) if token.isalpha() and len(token) > 3 and token[1:].islower() and not exact_words(token)]
+    if not plain or grounded.pair.question.count("`") % 2:
+        return
+    for turn in range(min(2, len(plain))):
+        place = plain[int(digest(grounded.pair.id, "slip", str(turn)), 16) % len(plain)]
+        tokens[place] = _slip(tokens[place], int(digest(grounded.pair.id, "kind", str(turn)), 16))
+    text = " ".join(tokens)
+    yield "misspelled", text[0].lower() + text[1:] if text[1:2].islower() else text, grounded.pair.answer
+
+
+def _slip(word: str, number: int) -> str:
+    place = 1 + number % (len(word) - 2)
+    if number // 7 % 3 == 0:
+        return word[:place] + word[place + 1:]
+    if number // 7 % 3 == 1:
+        return word[:place] + word[place + 1] + word[place] + word[place + 2:]
+    return word[:place] + word[place] + word[place:]
+
+
+MAKERS: tuple[Callable[[Grounded, Corpus], Iterator[View]], ...] = (
+    reversed_view, true_false, reworded, completion, terse, misspelled, novice,
+)
+"""In the order in which a pair's rows are filled: other sides of the fact before other voices."""
