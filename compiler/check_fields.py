@@ -43,7 +43,8 @@ SYNONYMS = {
 }
 """Words of other tools for our fields; Axolotl's own are `STATED_AS`."""
 
-_NOT_THIS_SHAPE = {"string_type", "literal_error", "int_type", "float_type", "bool_type"}
+NAME_FIX = "names become folders: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or a digit"
+_NOT_THIS_SHAPE = {"string_type", "literal_error", "int_type", "float_type", "bool_type", "too_short"}
 
 
 def field_problems(source: Source, error: ValidationError) -> list[Problem]:
@@ -104,8 +105,7 @@ def _problem(source: Source, path: KeyPath, detail: str, found: list[dict[str, A
     if kind == "missing":
         return _missing(source, path, detail)
     if detail == "[key]":
-        fix = "begin with a letter or digit; then letters, digits, `.`, `_` and `-`, at most 64 in all"
-        return source.problem(path, f"`{shown(path[-1])}` cannot be a name", fix, at_key=True)
+        return source.problem(path, f"`{shown(path[-1])}` cannot be a name", NAME_FIX, at_key=True)
     if kind.startswith("union_tag") or kind == "model_attributes_type":
         return _kind_of_source(source, path, value)
     schema = fields.at(path, source.value)
@@ -122,7 +122,7 @@ def _problem(source: Source, path: KeyPath, detail: str, found: list[dict[str, A
 def _missing(source: Source, path: KeyPath, name: str) -> Problem:
     schema = fields.at((*path, name), source.value)
     about = " ".join(schema.get("description", "").split()).split(". ")[0].rstrip(".")
-    fix = f"add `{name}:` with {fields.expected(schema) or 'a value'}" + (f"; {about}" if about else "")
+    fix = f"add `{name}:` with {fields.expected(schema) or 'a value'}" + (f". {about}" if about else "")
     inside = f" in `{dotted(path)}`" if path else ""
     return source.problem(path, f"`{name}` is missing{inside}", fix, at_key=True)
 
@@ -179,6 +179,8 @@ def _null_fix(schema: dict[str, Any]) -> str:
 def _mend(value: Any, schema: dict[str, Any], expected: str) -> str:
     """The likeliest thing that was meant, before the general rule."""
     allowed = fields.literals(schema)
+    if isinstance(value, str) and value and "intel-arc-expert" in schema.get("examples", ()):
+        return NAME_FIX
     kinds = {branch.get("type") for branch in fields.branches(schema)}
     if isinstance(value, bool) and "on" in allowed:
         return f"write `{'on' if value else 'off'}`"
@@ -205,7 +207,10 @@ def _in_words(value: Any) -> str:
 
 
 def close(word: str, among: list[str], least: float = 0.6) -> str | None:
-    """The entry that most resembles a word, if any does."""
+    """The entry that most resembles a word, if any does; the only one that begins with it, before others."""
+    begins = [entry for entry in among if len(word) > 2 and entry.lower().startswith(word.lower())]
+    if len(begins) == 1:
+        return begins[0]
     return next(iter(get_close_matches(word.lower()[:80], among, 1, least)), None)
 
 

@@ -129,7 +129,8 @@ def _expected_type(branch: dict[str, Any]) -> str:
         limits = [f"{word} {_number(branch[key])}" for key, word in bounds if key in branch]
         return " ".join(["a whole number" if kind == "integer" else "a number", " and ".join(limits)]).strip()
     if kind == "string" and "examples" in branch:
-        return f"a size such as `{branch['examples'][0]}`"
+        what = "a size" if branch.get("format") == "size" else "a word"
+        return f"{what} such as `{branch['examples'][0]}`"
     fixed = {"boolean": "`true` or `false`", "string": "a text", "object": "a mapping"}
     return fixed[kind] if kind in fixed else f"a list of {_plural(branch.get('items', {}))}"
 

@@ -15,12 +15,19 @@ from dataset_builder.strict import Strict
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["intel-arc-expert"])]
 """Becomes a folder name: letters, digits, `.`, `_` and `-`, at most 64, the first a letter or a digit."""
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9.]+ ?([KMGT]i?)?B$", "examples": ["8 GiB", "8GB", "8192 MiB"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "size",
+            "pattern": r"^[0-9.]+ ?([KMGT]i?)?B$",
+            "examples": ["8 GiB", "8GB", "8192 MiB"],
+        }
+    ),
 ]
 """Bytes, typed as `8 GiB` (2^30), `8GB` (10^9) or `8192 MiB`; a bare number is refused."""
 
@@ -58,7 +65,7 @@ class CustomGpu(Strict):
     """Memory bandwidth, GB/s."""
     bf16: bool = True
     """Whether it computes BF16 natively."""
-    capability: str | None = Field(default=None, pattern=r"^sm_[0-9]{2,3}a?$")
+    capability: str | None = Field(default=None, pattern=r"^sm_[0-9]{2,3}a?$", examples=["sm_86"])
     """CUDA compute capability such as `sm_86`; omitted for cuda: taken for `sm_80`, the lowest that knows BF16
     (`sm_75` without BF16)."""
     interconnect_gb_s: float | None = Field(default=None, gt=0)
