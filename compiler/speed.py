@@ -2,14 +2,14 @@
 
     T = tokens of one micro-step on one device; a step = gradient_accumulation micro-steps + reduction + optimizer
 
-| part | work | rate |
-|---|---|---|
-| matrix products | 2 T per weight forward, 2 T backward, 2 T recomputed, 2 T for the weight's own gradient where it trains | dense TFLOPS x share |
-| attention | 4 x query size x (length / 2) forward, 2.5 times that backward | dense TFLOPS x share |
-| memory-bound kernels | bytes read and written by norms, rotary positions, gates, residuals, adapters, loss | bandwidth x share |
-| dequantisation | every pass over a quantised weight writes it in BF16 | bandwidth |
-| launches | a host cannot start kernels faster; counts only where it exceeds the device's own time | seconds a kernel |
-| optimizer, sharding, offload | bytes of states, gradients, parameters | bandwidth, link, PCIe |
+    part                  work                                                        rate
+    matrix products       per weight 2 T forward, 2 T backward, 2 T recomputed,       dense TFLOPS x share
+                          2 T for its own gradient where it trains
+    attention             4 x query size x length / 2 forward, 2.5 times it backward  dense TFLOPS x share
+    memory-bound kernels  bytes of norms, rotary, gates, residuals, adapters, loss    bandwidth x share
+    dequantisation        every pass over a quantised weight writes it out            bandwidth
+    kernel launches       what the host needs beyond the device's own time            seconds a kernel
+    optimizer, sharding, offload: bytes of states, gradients, parameters              bandwidth, link, PCIe
 
 Pure and cheap (microseconds): the search calls it for every setup.
 """
@@ -26,10 +26,29 @@ from compiler.values import DatasetFacts, Machine, Setup, Speed
 
 
 @dataclass(frozen=True, slots=True)
+class Stack:
+    """How another training program differs from an Axolotl plan; only comparisons with its measurements set it."""
+
+    fused_layers: bool = False
+    """Norms and rotary positions as one kernel each (Liger's layer kernels, which plans leave off)."""
+    fp32_stream: bool = False
+    """The residual stream in FP32 (PEFT's k-bit preparation without autocast)."""
+    adapter_dtype_bytes: int = 4
+    """Adapter weights; PEFT copies the adapter's input to their dtype."""
+    adapter_collectives: bool = False
+    """Every adapter matrix is gathered on its own (FSDP's wrapping for PEFT); ZeRO-3 keeps parameters that small."""
+
+
+AXOLOTL = Stack()
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What one device does in one micro-step of `tokens`, per token unless said otherwise."""
 
     matmul_flops: float
+    matmul_bytes: float
+    """Per micro-step: every weight read once a pass; products of few tokens are bound by it."""
     attention_flops: float
     stream_bytes: float
     dequantised_weights: float
@@ -66,21 +85,24 @@ def step_parts(
     machine: Machine,
     padded: float,
     attended: float,
-    fused_layers: bool = False,
+    stack: Stack = AXOLOTL,
 ) -> tuple[tuple[str, float, str], ...]:
     """(name, seconds of one optimizer step, how). `padded`: tokens of one row as computed; `attended`: tokens that a
-    row's attention spans; `fused_layers`: norms and rotary positions as one kernel each (Axolotl plans have them apart)."""
+    row's attention spans."""
     rate = rates()
-    work = micro_work(architecture, setup, attended, fused_layers)
+    work = micro_work(architecture, setup, attended, stack)
     tflops, bandwidth = _rates_of(machine, setup)
     tokens = setup.micro_batch * padded
     times = setup.gradient_accumulation
-    share = rate["matmul_share"]
-    matmul = times * tokens * work.matmul_flops / (tflops * share.get(machine.capability, share["default"]) * 1e12)
-    attention = times * tokens * work.attention_flops / (tflops * rate["attention_share"] * 1e12)
+    shares = rate["matmul_share"]
+    share_of = shares.get(machine.id) or shares.get(machine.capability) or shares["default"]
+    products = tokens * work.matmul_flops / (tflops * share_of * 1e12)
+    matmul = times * max(products, work.matmul_bytes / (bandwidth * rate["memory_share"] * 1e9))
+    attention_rate = rate["attention_share"] * min(1.0, architecture.head_dim / 128) ** rate["attention_head_exponent"]
+    attention = times * tokens * work.attention_flops / (tflops * attention_rate * 1e12)
     stream = times * tokens * work.stream_bytes / (bandwidth * rate["memory_share"] * 1e9)
     dequant = times * work.dequantised_weights * rate["dequantise_bytes_per_weight"] / (bandwidth * 1e9)
-    device = matmul + attention + stream + dequant
+    device = matmul + attention + stream
     launch = max(0.0, times * work.kernels * rate["launch_seconds"] - device)
     parts = [
         ("matrix products", matmul, f"{work.matmul_flops / 1e9:.1f} GFLOP a token"),
@@ -91,12 +113,18 @@ def step_parts(
         parts.append(("dequantisation", dequant, f"{work.dequantised_weights / 1e9:.1f} G weights a micro-step"))
     if launch:
         parts.append(("kernel launches", launch, f"{work.kernels} kernels a micro-step, beyond the device's own time"))
-    parts += _step_parts(architecture, setup, machine, bandwidth, device + launch, tokens)
+    parts += _step_parts(architecture, setup, machine, bandwidth, device + dequant + launch, tokens, stack)
     return tuple(parts)
 
 
 def _step_parts(
-    architecture: Architecture, setup: Setup, machine: Machine, bandwidth: float, compute: float, tokens: float
+    architecture: Architecture,
+    setup: Setup,
+    machine: Machine,
+    bandwidth: float,
+    compute: float,
+    tokens: float,
+    stack: Stack,
 ) -> list[tuple[str, float, str]]:
     """Parts that an optimizer step pays once, and what sharding and offload add."""
     rate = rates()
@@ -109,7 +137,7 @@ def _step_parts(
         parts.append(("optimizer", moved / (bandwidth * rate["memory_share"] * 1e9), f"{moved / 1e9:.2f} GB moved"))
     else:
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
-        seconds = trained / shard * (2 * size / (host * 1e9) + 28 / (rate["unknown"]["cpu_bandwidth_gb_s"] * 1e9))
+        seconds = trained / shard * (2 * size / (host * 1e9) + 28 / (rate["host_update_gb_s"] * 1e9))
         parts.append(("optimizer in host RAM", seconds, "gradients down, weights up, states updated by the CPU"))
     if setup.offload == "params":
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
@@ -122,12 +150,18 @@ def _step_parts(
         exposed = max(0.0, moved / (host * rate["link_share"] * 1e9) - compute)
         parts.append(("activations over PCIe", exposed, f"{moved / 1e9:.1f} GB, the part not hidden behind compute"))
     if setup.devices > 1:
-        parts += _shared(architecture, setup, machine, compute, trained * size, total)
+        parts += _shared(architecture, setup, machine, compute, trained * size, total, stack)
     return parts
 
 
 def _shared(
-    architecture: Architecture, setup: Setup, machine: Machine, compute: float, gradient_bytes: float, total: int
+    architecture: Architecture,
+    setup: Setup,
+    machine: Machine,
+    compute: float,
+    gradient_bytes: float,
+    total: int,
+    stack: Stack,
 ) -> list[tuple[str, float, str]]:
     rate = rates()
     # without peer-to-peer every byte goes down to the host and up again
@@ -140,9 +174,11 @@ def _shared(
     else:
         passes = setup.gradient_accumulation * (3 if setup.gradient_checkpointing != "off" else 2)
         moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
-        collectives = passes * architecture.num_layers
-    seconds = moved / link + collectives * rate["collective_seconds"]
-    exposed = max(seconds - compute, 0.25 * seconds)  # most of it runs beside the compute of the next layer
+        adapted = 0 if setup.method == "full" else len(architecture.lora_linears(setup.lora_targets))
+        collectives = passes * architecture.num_layers * (1 + 2 * adapted * stack.adapter_collectives)
+    seconds = moved / link
+    # the transfer runs beside the compute of the next layer, starting it does not
+    exposed = max(seconds - compute, (1 - rate["hidden_share"]) * seconds) + collectives * rate["collective_seconds"]
     return [
         ("between devices", exposed, f"{moved / 1e9:.2f} GB a device, a quarter of it or more not hidden"),
         ("waiting for the slowest device", compute * rate["straggler_share"], "measured on 2 and 4 devices"),
@@ -171,13 +207,13 @@ def optimizer_bytes(setup: Setup, size: int) -> float:
 
 def _rates_of(machine: Machine, setup: Setup) -> tuple[float, float]:
     """(dense TFLOPS, GB/s) of the datasheet, halved or more where the precision is wider than 16 bits."""
-    unknown = rates()["unknown"]
-    tflops = machine.bf16_tflops or unknown["cpu_tflops"]
+    rate = rates()
+    tflops = machine.bf16_tflops or rate["cpu_tflops"]
     if setup.precision == "tf32":
         tflops /= 2
     elif setup.precision == "fp32":
         tflops /= 8 if machine.backend != "cpu" else 1
-    return tflops, machine.bandwidth_gb_s or unknown["cpu_bandwidth_gb_s"]
+    return tflops, machine.bandwidth_gb_s or rate["cpu_bandwidth_gb_s"]
 
 
 @lru_cache(maxsize=4096)
@@ -190,7 +226,7 @@ def _layer_work(
     return parameters.linear, adapter
 
 
-def micro_work(architecture: Architecture, setup: Setup, attended: float, fused_layers: bool) -> Work:
+def micro_work(architecture: Architecture, setup: Setup, attended: float, stack: Stack = AXOLOTL) -> Work:
     """FLOPs, bytes and kernels of one micro-step; FLOPs and bytes per token."""
     a = architecture
     full, checkpointed = setup.method == "full", setup.gradient_checkpointing == "on"
@@ -205,29 +241,41 @@ def micro_work(architecture: Architecture, setup: Setup, attended: float, fused_
     eager = setup.attention == "eager"
     attention = 4 * a.query_size * spans * (2 if eager else 1) * (forward + (2 if eager else 2.5))
     passes = forward + 2  # a backward moves about twice the bytes of its forward
-    stream = a.num_layers * passes * _layer_bytes(a, fused_layers, setup) + _loss_bytes(a, setup)
+    stream = a.num_layers * passes * _layer_bytes(a, stack, setup) + _loss_bytes(a, setup)
     if eager:
         stream += a.num_layers * passes * 20 * a.num_heads * attended
-    if not full and not setup.lora_kernels:
-        stream += a.num_layers * passes * _adapter_bytes(a, setup)
+    if not full:
+        stream += a.num_layers * passes * _adapter_bytes(a, setup, stack)
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
     adapted = 0 if full else len(a.lora_linears(setup.lora_targets))
-    per_layer = (15 if fused_layers else 35) + 6 * adapted + (3 * len(a.linears) if quantised else 0)
+    per_layer = (15 if stack.fused_layers else 35) + 6 * adapted + (3 * len(a.linears) if quantised else 0)
     kernels = int(a.num_layers * (forward + 1.6) * per_layer)
-    return Work(matmul, attention, stream, weights * (forward + 1) if quantised else 0, kernels)
+    products = a.num_layers * (forward + 1 + full) * sum(2 * (one.in_features + one.out_features) for one in a.linears)
+    reads = weights * 2 * (forward + 1)
+    return Work(matmul, reads, attention, stream + products, weights * (forward + 1) if quantised else 0, kernels)
 
 
-def _layer_bytes(a: Architecture, fused: bool, setup: Setup) -> float:
-    """Bytes that the elementwise kernels of one layer's forward move per token, 16-bit stream."""
-    norm = (6 if fused else 34) * a.hidden_size * a.norms_per_layer
-    rotary = 0 if a.learned_positions else (4 if fused else 16) * (a.query_size + a.kv_size)
-    gate = (6 if setup.lora_kernels or fused else 10) * a.intermediate_size if a.gated_mlp else 8 * a.intermediate_size
-    return norm + rotary + gate + 12 * a.hidden_size
+def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> float:
+    """Bytes that the elementwise kernels of one layer's forward move per token.
+
+    RMSNorm of transformers runs as six kernels, five of them in FP32 (34 bytes an element); LayerNorm is one kernel."""
+    wide = 2 if stack.fp32_stream else 1
+    norm = (6 if stack.fused_layers or a.norm != "rmsnorm" else 34) * a.hidden_size * a.norms_per_layer
+    rotary = 0 if a.learned_positions else (4 if stack.fused_layers else 16) * (a.query_size + a.kv_size)
+    gate = (6 if setup.lora_kernels else 10) * a.intermediate_size if a.gated_mlp else 4 * a.intermediate_size
+    return wide * (norm + 12 * a.hidden_size) + rotary + gate
 
 
-def _adapter_bytes(a: Architecture, setup: Setup) -> float:
-    """An unfused adapter copies its input to FP32 (its own dtype) and adds its scaled output to the base's."""
-    return sum(8 * one.in_features + 12 * one.out_features for one in a.lora_linears(setup.lora_targets))
+def _adapter_bytes(a: Architecture, setup: Setup, stack: Stack) -> float:
+    """Bytes of the adapters of one layer's forward, per token: input read (and copied where the dtype differs), output
+    scaled and added to the base's. Axolotl's LoRA kernels add in place."""
+    if setup.lora_kernels:
+        per_in, per_out = 2, 4
+    elif stack.adapter_dtype_bytes == 4:
+        per_in, per_out = 10, 20
+    else:
+        per_in, per_out = 2, 12
+    return sum(per_in * one.in_features + per_out * one.out_features for one in a.lora_linears(setup.lora_targets))
 
 
 def _loss_bytes(a: Architecture, setup: Setup) -> float:
