@@ -1,14 +1,14 @@
 """The choice: the setup with the least time per epoch among those that fit, under docs/quality-policy.md.
 
-Exhaustive, but lazy: every point of the space is timed; memory is computed only for points that could still win, best
-first, so the first that fits is the optimum. Within a cell (all options but the micro-batch) memory grows with the
-micro-batch, so a bisection finds which fit. Options never depend on the budget: a larger budget only adds points, so
-more memory never makes a plan slower.
+Exhaustive, but lazy. Every point of the space has an upper bound of its speed; points are visited from the best bound
+down until no later one can win, and only then is memory computed. Within a cell (all options but the micro-batch)
+memory grows with the micro-batch, so a bisection finds which fit. Options never depend on the budget: a larger budget
+only adds points, so more memory never makes a plan slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -25,34 +25,58 @@ from compiler.values import Case, Machine, Memory, Setup
 MAX_MICRO_BATCH = 64
 UNKNOWN_HOST_RAM_BYTES = 16 * 2**30
 """What offloads may take of a host whose RAM the recipe does not state."""
+PLAIN = {
+    "gradient_checkpointing": {"offload": "on"},
+    "optimizer": {"adamw_8bit": "adamw_torch_fused", "paged_adamw_8bit": "adamw_torch_fused"},
+}
+"""Levers that only save memory -> the plain setting, which they never outrun: offloaded checkpoints move more than kept
+ones, 8-bit states are quantised anew each step. Where the prediction says otherwise, that is its own error, and the
+plain setting's figure counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination of options. Its points differ in micro-batch and accumulation only."""
+
+    values: Mapping[str, Any]
+    """Every field of a setup but the two of the batch."""
+    order: tuple[int, ...]
+    """Rank of each option in its domain: decides between equals."""
+    batches: tuple[tuple[int, int], ...]
+    """(micro-batch, accumulation), ascending in micro-batch."""
+
+    def setup(self, batch: tuple[int, int]) -> Setup:
+        return Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One setup with its speed."""
+    """One setup of the space, not yet built."""
 
-    setup: Setup
-    tokens_per_second: float
+    bound: float
+    """Tokens per second that it cannot exceed."""
     order: tuple[int, ...]
-    """Rank of each option in its domain, then the micro-batch: decides between equals."""
-    cell: int
-    """Points of one cell differ in micro-batch and accumulation only."""
+    cell: Cell
+    batch: tuple[int, int]
+
+    @property
+    def setup(self) -> Setup:
+        return self.cell.setup(self.batch)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The timed space of one case. The two dictionaries only remember what was computed."""
+    """The space of one case. The dictionaries only remember what was computed."""
 
     draft: Draft
     domains: Mapping[str, Domain]
     points: tuple[Point, ...]
-    """Best first."""
-    cells: Mapping[int, tuple[Setup, ...]]
-    """Setups of each cell that add up gradients, by micro-batch ascending: memory grows along them."""
+    """The best bound first."""
     broken: str | None
     """Why the pinned fields cannot run; the plan is then a prediction only."""
     peaks: dict[Setup, int] = field(default_factory=dict)
     memories: dict[Setup, Memory] = field(default_factory=dict)
+    speeds: dict[Setup, float] = field(default_factory=dict)
 
     @property
     def case(self) -> Case:
@@ -68,55 +92,75 @@ class Search:
             self.memories[setup] = predict_memory(self.case.model.architecture, setup, self.case.machine)
         return self.memories[setup]
 
+    def tokens_per_second(self, setup: Setup) -> float:
+        """The predicted speed, not above the plain setting's (see PLAIN)."""
+        if setup not in self.speeds:
+            self.speeds[setup] = _predicted(self.case, setup)
+            changes = _plain_values(lambda name: getattr(setup, name))
+            if changes:
+                plain = self.tokens_per_second(replace(setup, **changes))
+                self.speeds[setup] = min(self.speeds[setup], plain)
+        return self.speeds[setup]
+
     def verdict(self, setup: Setup, budget_bytes: int | None = None) -> tuple[str, float, int]:
-        """(`fits` | `uncertain` | `does not fit`, probability, margin in bytes) within the case's budget, or
-        another."""
+        """(`fits` | `uncertain` | `does not fit`, probability, margin in bytes) within the case's budget or another."""
         machine = machine_for(self.case.machine, setup)
         if budget_bytes is not None:
             machine = replace(machine, budget_bytes=budget_bytes)
         return verdict(self.memory(setup), machine)
 
-    def best(self, budget_bytes: int | None = None, **fixed: Any) -> Point | None:
-        """The fastest point that fits among those with the given field values, in the case's budget or another one."""
+    def best(self, budget_bytes: int | None = None, **fixed: Any) -> Setup | None:
+        """The fastest setup that fits among those with the given field values, in the case's budget or another one."""
         budget = budget_bytes or self.case.machine.budget_bytes
         largest: dict[int, int] = {}
+        winner, winner_key = None, None
         for point in self.points:
-            if not matches(point.setup, fixed):
+            if winner_key is not None and -point.bound > winner_key[0]:
+                break
+            if not matches(point, fixed) or not self._fits(point, budget, largest):
                 continue
-            if point.setup.gradient_accumulation > 1 and point.cell in self.cells:
-                if point.cell not in largest:
-                    largest[point.cell] = self._largest_micro_batch(self.cells[point.cell], budget)
-                if point.setup.micro_batch > largest[point.cell]:
-                    continue
-            elif not self._within(point.setup, budget):
-                continue
-            if self.verdict(point.setup, budget)[0] == "fits":
-                return point
-        return None
+            setup = point.setup
+            key = (-self.tokens_per_second(setup), point.order)
+            if (winner_key is None or key < winner_key) and self.verdict(setup, budget)[0] == "fits":
+                winner, winner_key = setup, key
+        return winner
 
-    def smallest(self, **fixed: Any) -> Point | None:
-        """The point that needs least memory among those with the given field values."""
-        allowed = [point for point in self.points if matches(point.setup, fixed)]
-        return min(allowed, key=lambda point: (self.peak_bytes(point.setup), point.order), default=None)
+    def smallest(self, **fixed: Any) -> Setup | None:
+        """The setup that needs least memory among those with the given field values."""
+        least = [point for point in self.points if matches(point, fixed)]
+        if not least:
+            return None
+        return min(least, key=lambda point: (self.peak_bytes(point.setup), point.order)).setup
+
+    def _fits(self, point: Point, budget_bytes: int, largest: dict[int, int]) -> bool:
+        """Whether the device's memory suffices; `largest` remembers each cell's largest micro-batch that fits."""
+        if point.batch[1] == 1:  # gradients need not be carried along: not on the others' ascending line
+            return self._within(point.setup, budget_bytes)
+        number = id(point.cell)
+        if number not in largest:
+            largest[number] = self._largest_micro_batch(point.cell, budget_bytes)
+        return point.batch[0] <= largest[number]
 
     def _within(self, setup: Setup, budget_bytes: int) -> bool:
         peak = self.peak_bytes(setup)
         return peak + margin_bytes(peak, self.case.machine) <= budget_bytes
 
-    def _largest_micro_batch(self, ascending: tuple[Setup, ...], budget_bytes: int) -> int:
+    def _largest_micro_batch(self, cell: Cell, budget_bytes: int) -> int:
         """Bisection: memory never shrinks when the micro-batch grows. 0 when none fits."""
+        ascending = [batch for batch in cell.batches if batch[1] > 1]
         low, high = 0, len(ascending)
         while low < high:
             middle = (low + high) // 2
-            if self._within(ascending[middle], budget_bytes):
+            if self._within(cell.setup(ascending[middle]), budget_bytes):
                 low = middle + 1
             else:
                 high = middle
-        return ascending[low - 1].micro_batch if low else 0
+        return ascending[low - 1][0] if low else 0
 
 
-def matches(setup: Setup, fixed: Mapping[str, Any]) -> bool:
-    return all(getattr(setup, name) == value for name, value in fixed.items())
+def matches(point: Point, fixed: Mapping[str, Any]) -> bool:
+    values = point.cell.values
+    return all((values[name] if name in values else point.batch[0]) == value for name, value in fixed.items())
 
 
 def machine_for(machine: Machine, setup: Setup) -> Machine:
@@ -130,54 +174,37 @@ def machine_for(machine: Machine, setup: Setup) -> Machine:
 
 
 def search(draft: Draft) -> Search:
-    """Time every setup of the case's space; `draft` holds what the rules before the choice settled."""
+    """The space of a case with its bounds; `draft` holds what the rules before the choice settled."""
     domains = {rule.__name__: rule(draft) for rule in DOMAINS}
     cells, broken = _cells(draft, domains)
-    points, ascending = [], {}
-    for number, (cell, order, batch) in enumerate(cells):
-        setups = [_with_micro_batch(draft, cell, micro, batch) for micro in micro_batches(draft, batch)]
-        adding = tuple(one for one in setups if one.gradient_accumulation > 1)
-        if adding:
-            ascending[number] = adding
-        points += [Point(one, tokens_per_second(draft.case, one), (*order, one.micro_batch), number) for one in setups]
-    points.sort(key=lambda point: (-point.tokens_per_second, point.order))
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
-    return Search(draft, domains, tuple(points), ascending, cannot)
+    plain: dict[tuple[Any, ...], float] = {}
+    points = []
+    for cell in cells:
+        values = {**cell.values, **_plain_values(cell.values.__getitem__)}
+        options = tuple(values[name] for name in domains)
+        for batch in cell.batches:
+            key = (options, batch)
+            if key not in plain:
+                setup = Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **values)
+                plain[key] = _predicted(draft.case, setup)
+            points.append(Point(plain[key], (*cell.order, batch[0]), cell, batch))
+    points.sort(key=lambda point: (-point.bound, point.order))
+    return Search(draft, domains, tuple(points), cannot)
 
 
-def tokens_per_second(case: Case, setup: Setup) -> float:
-    """Predicted speed, but a lever that only saves memory is never taken for the sake of speed.
-
-    Offloaded checkpoints move more than kept ones, and 8-bit states are quantised anew each step: where the prediction
-    ranks them above the plain setting, the difference is its own error, and the plain setting's figure counts.
-    """
-    figure = _predicted(case, setup)
-    plain = plainer(setup)
-    return figure if plain is None else min(figure, _predicted(case, plain))
-
-
-def plainer(setup: Setup) -> Setup | None:
-    """The setup without its memory-only levers, or None where it has none."""
-    changes = {}
-    if setup.gradient_checkpointing == "offload":
-        changes["gradient_checkpointing"] = "on"
-    if setup.optimizer in ("adamw_8bit", "paged_adamw_8bit"):
-        changes["optimizer"] = "adamw_torch_fused"
-    return replace(setup, **changes) if changes else None
+def _plain_values(value_of: Callable[[str], Any]) -> dict[str, str]:
+    return {name: plain[value_of(name)] for name, plain in PLAIN.items() if value_of(name) in plain}
 
 
 def _predicted(case: Case, setup: Setup) -> float:
     return predict_speed(case.model.architecture, setup, case.machine, case.dataset).tokens_per_second
 
 
-Cells = list[tuple[Setup, tuple[int, ...], int]]
-"""(setup without batch, ranks of its options, effective batch)."""
-
-
-def _cells(draft: Draft, domains: Mapping[str, Domain]) -> tuple[Cells, str | None]:
+def _cells(draft: Draft, domains: Mapping[str, Domain]) -> tuple[list[Cell], str | None]:
     """Every allowed combination of options; if the pinned fields exclude all, the forbidden ones and why."""
-    allowed: Cells = []
-    forbidden: Cells = []
+    allowed: list[Cell] = []
+    forbidden: list[Cell] = []
     reason = None
     names, base = tuple(domains), _base(draft)
     kernels = {name: _kernels(draft, name) for name in domains["method"].options}
@@ -185,11 +212,11 @@ def _cells(draft: Draft, domains: Mapping[str, Domain]) -> tuple[Cells, str | No
         values = {name: domains[name].options[rank] for name, rank in zip(names, ranks, strict=True)}
         if dominated(draft, values):
             continue
-        cell = Setup(**base, **values, lora_kernels=kernels[values["method"]])
-        clash = conflict(cell)
+        values |= base | {"lora_kernels": kernels[values["method"]]}
+        cell = Cell(values, ranks, _batches(draft, values["sequence_len"], values["sample_packing"]))
+        clash = conflict(cell.setup((1, 1)))
         reason = reason or (clash and clash[1])
-        batch = effective_batch_for(draft, values["sequence_len"], values["sample_packing"])
-        (forbidden if clash else allowed).append((cell, ranks, batch))
+        (forbidden if clash else allowed).append(cell)
     return (allowed, None) if allowed else (forbidden, reason)
 
 
@@ -199,7 +226,7 @@ def _base(draft: Draft) -> dict[str, Any]:
     values = {name: draft.value(name) for name in names}
     if not draft.full:
         values |= {name: draft.value(name) for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")}
-    return values | {"micro_batch": 1, "gradient_accumulation": 1, "devices": draft.case.machine.count}
+    return values | {"devices": draft.case.machine.count}
 
 
 def _kernels(draft: Draft, method: str) -> bool:
@@ -207,20 +234,17 @@ def _kernels(draft: Draft, method: str) -> bool:
     return method != "full" and (asked if asked is not None else kernels_obstacle(draft, method) is None)
 
 
-def micro_batches(draft: Draft, effective_batch: int) -> tuple[int, ...]:
-    """Divisors of one device's share of the effective batch, ascending; the pinned one, if pinned."""
+def _batches(draft: Draft, sequence_len: int, packing: bool) -> tuple[tuple[int, int], ...]:
+    """(micro-batch, accumulation) whose product with the devices is the effective batch; ascending."""
+    batch, devices = effective_batch_for(draft, sequence_len, packing), draft.case.machine.count
     asked, steps = draft.asked("micro_batch"), draft.asked("gradient_accumulation")
+    share = max(1, batch // devices)
     if asked:
-        return (asked,)
-    share = max(1, effective_batch // draft.case.machine.count)
+        return ((asked, steps or max(1, share // asked)),)
     if steps:
-        return (max(1, share // steps),)
-    return tuple(size for size in range(1, min(share, MAX_MICRO_BATCH) + 1) if share % size == 0)
-
-
-def _with_micro_batch(draft: Draft, cell: Setup, micro_batch: int, effective_batch: int) -> Setup:
-    steps = draft.asked("gradient_accumulation") or max(1, effective_batch // (micro_batch * cell.devices))
-    return replace(cell, micro_batch=micro_batch, gradient_accumulation=steps)
+        return ((max(1, share // steps), steps),)
+    sizes = (size for size in range(1, min(share, MAX_MICRO_BATCH) + 1) if share % size == 0)
+    return tuple((size, share // size) for size in sizes)
 
 
 def why_not(case: Case, field: str, value: Any) -> str:

@@ -7,53 +7,164 @@ plan_recipe(recipe, target=None) -> list[Plan]      one a target, or the named o
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from compiler.choose import Search, search
+from compiler.choose import Search, machine_for, search
+from compiler.compare import alternatives, frontier, miss, more_memory, slower, ways_out
 from compiler.memory import predict_memory, verdict
-from compiler.recipe import Recipe
 from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
+from compiler.rules.draft import percent
+from compiler.rules.text import truncated_share
+from compiler.space import MAX_TRUNCATED_SHARE
 from compiler.speed import predict_speed
+from compiler.units import format_size
 from compiler.values import Case, Decision, Plan, Setup
+
+if TYPE_CHECKING:
+    from compiler.recipe import Recipe
 
 
 def plan(case: Case) -> Plan:
     """The fastest setup that fits, explained. When nothing fits: the smallest, `fits` false, and the ways out."""
-    draft = settle(Draft(case), RULES_BEFORE)
-    found = search(draft)
-    point = found.best() or found.smallest()
-    return _explained(found, point.setup)
+    found = settled_search(case)
+    best = found.best()
+    setup = best or found.smallest()
+    memory = predict_memory(case.model.architecture, setup, case.machine)
+    word, probability, margin = verdict(memory, machine_for(case.machine, setup))
+    draft = settle(replace(found.draft, setup=setup), RULES_AFTER)
+    fits = word == "fits" and not found.broken
+    return Plan(
+        case=case,
+        fits=fits,
+        verdict=word,
+        probability=probability,
+        margin_bytes=margin,
+        setup=setup,
+        memory=memory,
+        speed=predict_speed(
+            case.model.architecture,
+            setup,
+            case.machine,
+            case.dataset,
+            draft.value("epochs") or 1,
+            draft.value("max_steps"),
+        ),
+        decisions=(*_chosen(found, setup), *draft.decided.values()),
+        alternatives=alternatives(found, setup),
+        ways_out=() if fits else ways_out(found, setup),
+        frontier=frontier(found),
+        more_memory=more_memory(found, setup) if fits else None,
+        warnings=_warnings(found, setup),
+    )
 
 
 def plan_recipe(recipe: Recipe, target: str | None = None) -> list[Plan]:
     """One plan a target in the recipe's order. Raises ProblemError for an unknown target or model."""
     from compiler.case import resolve
 
-    return [plan(resolve(recipe, name)) for name in ([target] if target else recipe.targets)]
+    return [
+        plan(resolve(recipe, name)) for name in ([target] if target else recipe.targets)
+    ]
+
+
+def settled_search(case: Case) -> Search:
+    """The space of a case, after the rules that need no choice."""
+    return search(settle(Draft(case), RULES_BEFORE))
 
 
 def settle(draft: Draft, rules: tuple[Rule, ...]) -> Draft:
     """Run rules in order; each sees what the earlier ones decided."""
+    decided = dict(draft.decided)
+    draft = replace(draft, decided=decided)
     for rule in rules:
         decision = rule(draft)
-        draft = replace(draft, decided={**draft.decided, decision.field: decision})
+        decided[decision.field] = decision
     return draft
 
 
-def _explained(found: Search, setup: Setup) -> Plan:
-    case = found.case
-    memory = predict_memory(case.model.architecture, setup, case.machine)
-    word, probability, margin = verdict(memory, case.machine)
-    draft = settle(replace(found.draft, setup=setup), RULES_AFTER)
-    chosen = tuple(Decision(name, getattr(setup, name), domain.because, name) for name, domain in found.domains.items())
-    return Plan(
-        case=case,
-        fits=word == "fits" and not found.broken,
-        verdict=word,
-        probability=probability,
-        margin_bytes=margin,
-        setup=setup,
-        memory=memory,
-        speed=predict_speed(case.model.architecture, setup, case.machine, case.dataset),
-        decisions=chosen + tuple(draft.decided.values()),
-        alternatives=(),
-    )
+def _chosen(found: Search, setup: Setup) -> list[Decision]:
+    """The decisions of the searched fields, with what the choice weighed."""
+    decisions = []
+    for name, domain in found.domains.items():
+        value, because = getattr(setup, name), domain.because
+        rejection = domain.rejection(value)
+        if domain.asked and rejection:
+            because += f"; {'unasked it is not chosen' if rejection.runs else 'it cannot run'}: {rejection.reason}"
+        elif len(domain.options) > 1:
+            because += f"; {_weighed(found, setup, name)}"
+        decisions.append(Decision(name, value, because, name))
+    return [*decisions, *_batch(found, setup)]
+
+
+def _weighed(found: Search, setup: Setup, name: str) -> str:
+    """The strongest of the other options of a field, and why it is not it."""
+    others = [
+        value for value in found.domains[name].options if value != getattr(setup, name)
+    ]
+    fitting = [
+        best for best in (found.best(**{name: value}) for value in others) if best
+    ]
+    if not fitting:
+        least = min(
+            (found.smallest(**{name: value}) for value in others), key=found.peak_bytes
+        )
+        return f"{getattr(least, name)} {miss(found, least)}"
+    rival = max(fitting, key=found.tokens_per_second)
+    return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}"
+
+
+def _batch(found: Search, setup: Setup) -> list[Decision]:
+    micro, steps, draft = setup.micro_batch, setup.gradient_accumulation, found.draft
+    size = format_size(found.peak_bytes(setup))
+    decisions = []
+    for name, value, because in (
+        (
+            "micro_batch",
+            micro,
+            f"{micro} x {setup.sequence_len:,} tokens in {size}: the fastest that fits",
+        ),
+        (
+            "gradient_accumulation",
+            steps,
+            f"{setup.effective_batch} / ({micro} x {setup.devices}): keeps the effective batch exactly",
+        ),
+    ):
+        if draft.states(name):
+            because = f"asked for in the recipe (`training.{name}`)"
+        decisions.append(Decision(name, value, because, name))
+    return decisions
+
+
+def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
+    """What a reader must know before he trusts the plan."""
+    case, dataset = found.case, found.case.dataset
+    said = []
+    if found.broken:
+        said.append(f"this setup cannot run as asked: {found.broken}")
+    if case.machine.backend == "xpu":
+        said.append(
+            "not verified upstream: Axolotl 0.19 names NVIDIA and AMD only; the keys are conservative, try ten "
+            "steps first"
+        )
+    if not dataset.measured:
+        said.append(
+            f"no dataset is built yet: {dataset.rows:,} rows of {dataset.mean_tokens:,.0f} tokens on average, "
+            f"{dataset.max_tokens:,} at most, are assumed"
+        )
+    share = truncated_share(dataset, setup.sequence_len)
+    if share > MAX_TRUNCATED_SHARE:
+        said.append(
+            f"{percent(share)} of the rows are longer than {setup.sequence_len:,} tokens and are dropped"
+        )
+    asked = found.draft.asked("effective_batch")
+    if asked and asked != setup.effective_batch:
+        said.append(
+            f"effective batch {setup.effective_batch}, not {asked}: it is no multiple of what is pinned"
+        )
+    if setup.method == "qlora-4bit" and not found.domains["method"].asked:
+        wider = found.best(method="lora")
+        if wider:
+            said.append(
+                f"4-bit weights although 16-bit ones fit: `method: lora` takes {slower(found, wider, setup)}"
+            )
+    return tuple(said)

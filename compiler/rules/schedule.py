@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from compiler.rules.draft import Draft, stated
-from compiler.rules.text import truncated_share
+from compiler.speed import row_tokens
 from compiler.values import Decision
 
 ROWS_PER_STEP = 16
@@ -96,16 +96,19 @@ def effective_batch(draft: Draft) -> Decision:
 
 
 def steps_per_epoch(draft: Draft) -> int:
-    """Optimizer steps of one pass over the rows that are not dropped."""
-    setup, dataset = draft.setup, draft.case.dataset
-    kept = dataset.rows * (1 - truncated_share(dataset, setup.sequence_len))
-    sequences = kept / rows_per_sequence(draft, setup.sequence_len, setup.sample_packing)
-    return max(1, math.ceil(sequences / setup.effective_batch))
+    """Optimizer steps of one pass over the rows, as `compiler.speed` counts them."""
+    return _steps(draft, 1.0)
 
 
 def total_steps(draft: Draft) -> int:
-    limit = draft.value("max_steps")
-    return limit if limit else max(1, math.ceil(steps_per_epoch(draft) * draft.value("epochs")))
+    return draft.value("max_steps") or _steps(draft, draft.value("epochs"))
+
+
+def _steps(draft: Draft, passes: float) -> int:
+    setup, dataset = draft.setup, draft.case.dataset
+    _, useful, _ = row_tokens(setup, dataset)
+    tokens = dataset.rows * min(dataset.mean_tokens, setup.sequence_len) * passes
+    return max(1, math.ceil(tokens / (useful * setup.effective_batch)))
 
 
 def learning_rate(draft: Draft) -> Decision:
