@@ -1,0 +1,78 @@
+"""`recipe data`: build or resume the dataset of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compiler.problems import ProblemError, WorldProblem, reporting
+
+STAGES = ("read", "chunk", "ask", "split", "variants", "write")
+
+
+def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int]:
+    if value is None:
+        return 1, 1
+    part, _slash, whole = value.partition("/")
+    if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
+        raise click.BadParameter("write which part of how many, such as 3/8")
+    return int(part), int(whole)
+
+
+@click.command(name="data")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("--estimate", is_flag=True, help="Make a dozen real calls and print what the whole build will take.")
+@click.option("--until", type=click.Choice(STAGES), default="write", help="Stop after this stage.", show_default=True)
+@click.option("--shard", callback=_shard, metavar="I/N", help="Ask only the I-th of N parts; answers go to the ledger.")
+@reporting()
+def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int]) -> None:
+    """Turn the recipe's sources into generated/<recipe>/dataset/train.csv and its evaluation tables.
+
+    Example: recipe data recipes/quickstart.yaml
+    """
+    from compiler.check import load_recipe
+    from dataset_builder.build import Place, build
+    from dataset_builder.progress import report_to
+
+    parsed = load_recipe(recipe)
+    if parsed.dataset is None:
+        raise WorldProblem(f"{recipe} has no dataset: there is nothing to build", fix="add `dataset:` with its sources")
+    place = Place(Path(), parsed.name)
+    report = report_to()
+    try:
+        if estimate:
+            _estimate(parsed.dataset, place, report)
+            return
+        result = build(parsed.dataset, place, report, until, _tokenizer(parsed.base_model), shard)
+    finally:
+        report.close()
+    _tell(result, place)
+
+
+def _estimate(dataset, place, report) -> None:
+    from dataset_builder.estimate import estimate_lines
+
+    for line in estimate_lines(dataset, place, report):
+        click.echo(line)
+
+
+def _tokenizer(base_model: str) -> Path | None:
+    """The folder of the base model's tokenizer, where it lies on this machine; nothing is fetched for it."""
+    from compiler.base_model import find_model
+
+    try:
+        folder = Path(find_model(base_model).path)
+    except ProblemError:
+        return None  # lengths are then estimated, and the card says so
+    return folder if (folder / "tokenizer.json").is_file() else None
+
+
+def _tell(result, place) -> None:
+    if result.stage == "unchanged":
+        click.echo(f"{place.relative('train.csv')} is up to date: recipe, documents and prompts are as they were.")
+        return
+    click.echo(", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
+    for text in result.short:
+        click.echo(f"Short of the target: {text}.")
+    click.echo(f"Written: {place.relative('')}" if result.stage == "write" else f"Stopped after: {result.stage}")

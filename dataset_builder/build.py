@@ -1,0 +1,226 @@
+"""The whole dataset: read -> chunk -> ask -> split -> variants -> write. Stages are functions over rows; this module pairs
+them with storage.
+
+Nothing but the ledger of answers and the results lie on disk: a run that was killed starts again from its inputs and finds
+every answer it paid for, so it asks nothing twice. The lock is written last; its presence says that the dataset is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dataset_builder.prompting import prompts_digest
+from dataset_builder.problems import BuildProblem
+from dataset_builder.progress import Quiet, Report
+from dataset_builder.rows import Chunk, Document, Dropped, digest
+from dataset_builder.spec import Dataset
+
+STAGES = ("read", "chunk", "ask", "split", "variants", "write")
+VERSION = 1
+"""Of what the stages do to equal input; a higher number makes finished datasets stale, the ledger stays good."""
+LOCK = "dataset.lock.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the dataset of one recipe lives."""
+
+    root: Path
+    recipe: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "generated" / self.recipe / "dataset"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / ".cache" / "ledgers" / f"{self.recipe}.sqlite"
+
+    def relative(self, name: str) -> str:
+        return f"generated/{self.recipe}/dataset/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run did."""
+
+    stage: str
+    """The last stage that ran; `unchanged` where there was nothing to do."""
+    counts: dict[str, int] = field(default_factory=dict)
+    short: tuple[str, ...] = ()
+    """How many rows or pairs are missing, and why; empty where the targets were reached."""
+
+
+def build(dataset: Dataset, place: Place, report: Report | None = None, until: str = "write",
+          tokenizer: Path | None = None, shard: tuple[int, int] = (1, 1)) -> Result:  # fmt: skip
+    """Builds or resumes the dataset of a recipe. `tokenizer`: folder with the base model's tokenizer.json, for lengths.
+
+    With `shard` (i, n) only the i-th of n parts of the chunks is asked: the answers then lie in the ledger, and nothing
+    is written. Raises BuildProblem where a source, the endpoint or the disk is at fault.
+    """
+    report = report or Quiet()
+    documents, left_out = _read(dataset, place, report)
+    stamp = stamp_of(dataset, documents, tokenizer)
+    if until == "write" and shard == (1, 1) and is_current(place, stamp):
+        return Result("unchanged")
+    counts = {"documents": len(documents)}
+    if until == "read":
+        return Result("read", counts)
+    chunks = _chunks(dataset, documents)
+    counts["chunks"] = len(chunks)
+    if until == "chunk":
+        return Result("chunk", counts)
+    return _from_chunks(dataset, place, report, until, tokenizer, shard, chunks, left_out, stamp, counts)
+
+
+def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
+                 shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped], stamp: dict[str, str],
+                 counts: dict[str, int]) -> Result:  # fmt: skip
+    # the generator's side is imported here: a run with nothing to do must not pay for it
+    from dataset_builder import split, variants, views
+    from dataset_builder.ask import ask_pairs
+    from dataset_builder.engine import Engine
+    from dataset_builder.ledger import Ledger
+
+    total = dataset.pairs.total or dataset.pairs.unique * variants.ROWS_A_FACT[dataset.pairs.profile]
+    with (
+        Ledger(place.ledger) as ledger,
+        Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,
+    ):
+        mine = [one for one in chunks if int(one.id, 16) % shard[1] == shard[0] - 1]
+        asked = ask_pairs(engine, dataset, mine)
+        counts["unique pairs"] = len(asked.pairs)
+        if until == "ask" or shard != (1, 1):
+            return Result("ask", counts, asked.short)
+        parts = split.split(asked.pairs, _recall(dataset), dataset.evaluation.transfer, dataset.seed)
+        counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
+        if until == "split":
+            return Result("split", counts, asked.short)
+        written = asked.write_views(engine, parts.train, total)
+        spent = ledger.totals()
+    known = views.corpus(chunks)
+    made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
+    split.check(made.train, made.recall, made.transfer)
+    counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}
+    short = (*asked.short, *_short_rows(len(made.train), total))
+    if until == "variants":
+        return Result("variants", counts, short)
+    _write(dataset, place, asked, made, left_out, spent, short, stamp, counts, tokenizer)
+    return Result("write", counts, short)
+
+
+def _read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document], list[Dropped]]:
+    from dataset_builder.materials import read_sources
+    from dataset_builder.sources.common import SourceReport
+
+    seen = SourceReport(progress=report.say)
+    return read_sources(dataset, place.root, place.recipe, seen), seen.dropped
+
+
+def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | None) -> dict[str, str]:
+    """What the dataset is made from, in digests. Who serves the model (address, key, concurrency, patience, cap) bears on
+    nothing and is left out."""
+    spec = dataset.model_dump(mode="json")
+    for part in (spec["generator"], spec["judge"] or {}):
+        for name in ("api_base", "api_key_env", "max_cost_usd", "max_concurrency", "timeout_s"):
+            part.pop(name, None)
+    file = tokenizer / "tokenizer.json" if tokenizer else None
+    return {
+        "spec_digest": digest(str(VERSION), json.dumps(spec, sort_keys=True)),
+        "documents_digest": digest(*(text for one in documents for text in (one.origin, one.sha256, one.licence or ""))),
+        "prompts_digest": prompts_digest(),
+        "tokenizer_digest": _sha256(file)[:16] if file and file.is_file() else "",
+    }
+
+
+def is_current(place: Place, stamp: dict[str, str]) -> bool:
+    """Whether a whole dataset lies there that was made from exactly this, with all its files untouched."""
+    try:
+        lock = json.loads((place.folder / LOCK).read_text(encoding="utf-8"))
+        files = lock["files"].items()
+        same = all(lock.get(key) == value for key, value in stamp.items())
+        return same and all(_sha256(place.folder / name) == sha256 for name, sha256 in files)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _chunks(dataset: Dataset, documents: Sequence[Document]) -> list[Chunk]:
+    from dataset_builder.chunks import chunk
+
+    found = [one for document in documents for one in chunk(document, dataset.chunk_tokens)]
+    if not found:
+        raise BuildProblem("The documents hold no text to ask about.\n  fix: check dataset.sources: path, include, exclude")
+    return found
+
+
+def _recall(dataset: Dataset) -> int:
+    wanted = dataset.evaluation.recall
+    return min(200, max(1, dataset.pairs.unique // 10)) if wanted is None else wanted
+
+
+def _short_rows(found: int, wanted: int) -> tuple[str, ...]:
+    if found >= wanted:
+        return ()
+    return (
+        f"{found:,} of {wanted:,} rows, {wanted - found:,} missing: the wordings of each pair that passed the checks are "
+        "used up; ask for more unique pairs or a smaller total",
+    )
+
+
+def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropped], spent, short: Sequence[str],
+           stamp: dict[str, str], counts: dict[str, int], tokenizer: Path | None) -> None:  # fmt: skip
+    """All files, each whole or not at all, the lock last; what is written is read back and must be trainable."""
+    from dataset_builder import card, coverage, lengths, table
+    from dataset_builder.materials import write_whole
+
+    tokens = lengths.lengths(made.train, tokenizer)
+    dropped = (*left_out, *asked.dropped, *made.dropped)
+    notes = (*asked.notes, *(f"Short of the target: {text}." for text in short))
+    texts = {
+        "train.csv": table.csv_text(made.train),
+        "eval_recall.csv": table.csv_text(made.recall),
+        "eval_transfer.csv": table.csv_text(made.transfer),
+        "card.md": card.card_text(place.recipe, dataset, asked.pairs, made, dropped, tokens, asked.path, spent, notes),
+        "coverage.md": coverage.coverage_text(asked.sections, asked.pairs, asked.dropped),
+        "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),
+    }
+    (place.folder / LOCK).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_whole(place.folder / name, text)
+    for name in ("train.csv", "eval_recall.csv", "eval_transfer.csv"):
+        proof = table.check_table(place.folder / name)
+        if proof.problems:
+            raise BuildProblem(
+                f"{place.relative(name)} cannot be trained on: {proof.problems[0]} ({len(proof.problems)} problems)"
+            )
+    write_whole(place.folder / LOCK, _lock_text(place, made, tokens, stamp, counts, list(texts)))
+
+
+def _lock_text(place: Place, made, tokens, stamp: dict[str, str], counts: dict[str, int], names: list[str]) -> str:
+    files = {name: _sha256(place.folder / name) for name in names}
+    lock = {
+        "rows": len(made.train),
+        "eval_rows": len(made.recall),
+        "transfer_rows": len(made.transfer),
+        "mean_tokens": tokens.mean,
+        "p99_tokens": tokens.p99,
+        "max_tokens": tokens.longest,
+        "length_histogram": [list(entry) for entry in tokens.histogram],
+        "lengths": tokens.how,
+        "train_sha256": files["train.csv"],
+        "train_path": place.relative("train.csv"),
+        "eval_path": place.relative("eval_recall.csv"),
+        "transfer_path": place.relative("eval_transfer.csv"),
+        **stamp,
+        "counts": counts,
+        "files": files,
+    }
+    return json.dumps(lock, indent=1) + "\n"
