@@ -157,8 +157,28 @@ def fence(code: str, language: str) -> str:
     return f"{ticks}{language}\n{code}\n{ticks}"
 
 
+def read_pdf(name: str, data: bytes) -> Reading:
+    from dataset_builder.readers import pdf
+
+    return Reading(*pdf(data))
+
+
+def read_docx(name: str, data: bytes) -> Reading:
+    from dataset_builder.readers import docx
+
+    return Reading(*docx(data))
+
+
+def read_python(name: str, data: bytes) -> Reading:
+    from dataset_builder.readers import docstrings
+
+    module = PurePosixPath(name).stem
+    return Reading(module, docstrings(_text(data), module))
+
+
 READERS: dict[str, Callable[[str, bytes], Reading]] = {
     ".md": read_markdown, ".markdown": read_markdown, ".mdx": read_markdown, ".rst": read_rst, ".txt": read_text,
     ".html": read_html, ".htm": read_html, ".xhtml": read_html, ".ipynb": read_notebook,
+    ".pdf": read_pdf, ".docx": read_docx, ".py": read_python,
 }
 """Ending of a file name -> its reader."""

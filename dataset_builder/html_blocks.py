@@ -5,7 +5,7 @@ All functions change the BeautifulSoup tree in place; `plain_blocks` runs them i
 
 import re
 
-from bs4 import BeautifulSoup, NavigableString, Tag
+from bs4 import BeautifulSoup, Tag
 
 from dataset_builder.html_main import HEADINGS
 
@@ -26,8 +26,6 @@ def plain_blocks(soup: BeautifulSoup, main: Tag) -> None:
     _definitions(soup, main)
     _lists_of_sections(main)
     _quoted_code(main)
-    _block_links(main)
-    _formulas(soup, main)
 
 
 def classes(element: Tag) -> frozenset[str]:
@@ -277,17 +275,3 @@ def _quoted_code(main: Tag) -> None:
     for quote in main.find_all("blockquote"):
         if quote.find(("pre", "ul", "ol", "table", *HEADINGS)):
             quote.name = "div"
-
-
-def _block_links(main: Tag) -> None:
-    """A link around blocks (a card) is only its blocks; a paragraph around a block likewise."""
-    for element in main.find_all(("a", "strong", "em", "b", "i", "span", "label", "p", "code", "small", "font")):
-        if element.find(_BLOCKS):
-            element.unwrap() if element.name != "p" else setattr(element, "name", "div")
-
-
-def _formulas(soup: BeautifulSoup, main: Tag) -> None:
-    for formula in main.find_all(("math", "span"), class_=lambda value: value is None or "katex" in value):
-        source = formula.find("annotation", attrs={"encoding": "application/x-tex"})
-        if source is not None:
-            formula.replace_with(NavigableString(f"${source.get_text().strip()}$"))

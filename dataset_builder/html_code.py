@@ -7,7 +7,7 @@ import re
 
 from lxml.html import HtmlElement, builder
 
-from dataset_builder.html_main import classes, drop
+from dataset_builder.html_main import HEADINGS, classes, drop
 
 _LINE_NUMBERS = frozenset({"linenos", "lineno", "linenodiv", "gutter", "rouge-gutter", "line-numbers", "line-number", "line-numbers-rows",
                            "ln", "blob-num", "gl", "codehilite-lineno", "prism-line-number"})
@@ -15,6 +15,10 @@ _NO_LANGUAGE = frozenset({"", "default", "none", "text", "plain", "plaintext", "
                           "output", "undefined", "null", "literal-block", "content"})
 _ALIASES = {"ipython3": "python", "python3": "python", "py": "python", "pycon3": "pycon", "ipython": "python"}
 _LANGUAGE = re.compile(r"^(?:highlight-source-|highlight-|language-|lang-|sourceCode)(?P<name>[\w+#.-]+)$")
+_MEANINGLESS = ("span", "font", "small", "u", "ins", "mark", "abbr", "cite", "label", "bdi", "time", "nobr", "wbr", "big", "center",
+                "tt", "var")
+_INLINE = frozenset({"a", "strong", "em", "b", "i", "code", "p", "sub", "sup", "del", "s", "q", "kbd", "samp"})
+_BLOCKS = ("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article", "details", "figure", *HEADINGS)
 _ENDS = frozenset({"body", "article", "main", "li", "td", "dd", "section"})
 
 
@@ -120,3 +124,43 @@ def _language(pre: HtmlElement) -> str:
 def _known(name: str) -> str:
     name = re.sub(r"[^\w+#.-]", "", name.lower())
     return "" if name in _NO_LANGUAGE else _ALIASES.get(name, name)
+
+
+def plain_inline(main: HtmlElement) -> None:
+    """Take away inline elements that mean nothing in Markdown: spans, links that lead nowhere from here, marks around whole blocks."""
+    _formulas(main)
+    for element in list(main.iterdescendants(*_MEANINGLESS)):
+        if element.get("role") == "tab" or (element.tag == "label" and _is_tab(element)):
+            continue
+        if element.tag in ("tt", "var"):
+            element.tag = "code" if element.tag == "tt" else "em"
+        else:
+            element.drop_tag()
+    for element in list(main.iterdescendants("a")):
+        if not (element.get("href") or "").startswith(("http://", "https://")):
+            element.drop_tag()
+    for block in list(main.iterdescendants(*_BLOCKS)):
+        parent = block.getparent()
+        while parent is not None and parent is not main and parent.tag in _INLINE:
+            above = parent.getparent()
+            if parent.tag == "p":
+                parent.tag = "div"
+            else:
+                parent.drop_tag()
+            parent = above
+
+
+def _is_tab(label: HtmlElement) -> bool:
+    return "sd-tab-label" in classes(label) or any("tabbed-set" in classes(parent) for parent in label.iterancestors("div"))
+
+
+def _formulas(main: HtmlElement) -> None:
+    """KaTeX and MathML carry their TeX source: it alone stays."""
+    for formula in [element for element in main.iter("annotation") if element.get("encoding") == "application/x-tex"]:
+        source = (formula.text or "").strip()
+        box = next((parent for parent in formula.iterancestors("span") if "katex" in classes(parent)), None)
+        box = next(formula.iterancestors("math"), None) if box is None else box
+        if box is not None and source:
+            for child in list(box):
+                box.remove(child)
+            box.text = f"${source}$"

@@ -104,7 +104,7 @@ def _densest(body: HtmlElement) -> HtmlElement:
         best = max((child for child in here if child.tag in _BOXES), key=_mass, default=None)
         if best is None or _mass(best) < 0.85 * mass:
             return here
-        if next(here.iter("h1"), None) is not None and next(best.iter("h1"), None) is None:
+        if sum(1 for _ in best.iter("h1", "h2", "h3", "pre")) < sum(1 for _ in here.iter("h1", "h2", "h3", "pre")):
             return here
         here = best
 

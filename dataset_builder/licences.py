@@ -47,10 +47,15 @@ def licence_of_text(text: str) -> str | None:
     return None
 
 
+def is_licence_file(name: str) -> bool:
+    """Whether a file of this name holds a licence text."""
+    return _NAMES.match(name) is not None
+
+
 def licence_of_folder(folder: Path) -> str | None:
     """SPDX id of the folder's own LICENSE or COPYING file; None where there is none or it is not known."""
     try:
-        names = sorted(path for path in folder.iterdir() if _NAMES.match(path.name) and path.is_file() and not path.is_symlink())
+        names = sorted(path for path in folder.iterdir() if is_licence_file(path.name) and path.is_file() and not path.is_symlink())
     except OSError:
         return None
     for path in names:

@@ -42,7 +42,7 @@ def from_html(html: str, url: str = "") -> Page:
     from lxml.html import tostring
 
     from dataset_builder.html_blocks import plain_blocks
-    from dataset_builder.html_code import plain_code
+    from dataset_builder.html_code import plain_code, plain_inline
     from dataset_builder.html_main import main_content
     from dataset_builder.html_meta import read_meta
 
@@ -52,6 +52,7 @@ def from_html(html: str, url: str = "") -> Page:
     meta = read_meta(root, url)
     content = main_content(root)
     plain_code(content)
+    plain_inline(content)
     soup = BeautifulSoup(tostring(content, encoding="unicode", with_tail=False), "lxml")
     main = soup.body or soup
     plain_blocks(soup, main)
@@ -130,6 +131,11 @@ def _converter(url: str):
 
         def convert_br(self, el, text, parent_tags):
             return " " if "_inline" in parent_tags else "\n"
+
+        def convert_li(self, el, text, parent_tags):
+            # A fence goes on its own line, where any reader of Markdown finds it, not behind the bullet.
+            return re.sub(r"\A(-|\d+\.) (?=```)", lambda mark: f"{mark[1]}\n{' ' * (len(mark[1]) + 1)}",
+                          super().convert_li(el, text, parent_tags))
 
         def convert_p(self, el, text, parent_tags):
             text = super().convert_p(el, text, parent_tags)

@@ -70,12 +70,14 @@ def read_sources(dataset: "Dataset", root: Path, recipe_name: str, report: Sourc
 
 def _fetch(source: "Source", context: Context) -> Iterator[Document]:
     """The documents of one source, from its own module."""
-    from dataset_builder.sources import files, web
+    from dataset_builder.sources import files, repo, web
 
     if source.kind == "files":
         return files.fetch(source, context)
     if source.kind == "web":
         return web.fetch(source, context)
+    if source.kind == "repo":
+        return repo.fetch(source, context)
     raise AssertionError(f"source kind {source.kind} has no module")
 
 

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dataset_builder.sources.files import FilesSource
+from dataset_builder.sources.hf import HfSource
+from dataset_builder.sources.repo import RepoSource
 from dataset_builder.sources.web import WebSource
 from dataset_builder.strict import Strict
 
-Source = Annotated[FilesSource | WebSource, Field(discriminator="kind")]
+Source = Annotated[FilesSource | WebSource | RepoSource | HfSource, Field(discriminator="kind")]
 """One entry of `dataset.sources`; each kind's settings live in its own module of `dataset_builder/sources/`."""
 
 
