@@ -48,7 +48,7 @@ def alternatives(found: Search, chosen: Setup) -> tuple[Alternative, ...]:
                         found,
                         setup,
                         name,
-                        f"{name} {_word(rejection.value)}: {rejection.reason}",
+                        f"{_word(rejection.value)}: {rejection.reason}",
                     )
                 )
     return tuple(one for one in (*lost, *_other_batches(found, chosen)) if one)
@@ -60,9 +60,9 @@ def _option(found: Search, chosen: Setup, name: str, value: Any) -> Alternative 
         least = found.smallest(**{name: value})
         if least is None:
             return None
-        text = f"{name} {_word(value)}: {miss(found, least)}"
+        text = f"{_word(value)}: {miss(found, least)}"
         return _alternative(found, least, name, text)
-    text = f"{name} {_word(value)}: fits, {slower(found, best, chosen)}{_besides(best, chosen, name)}"
+    text = f"{_word(value)}: fits, {slower(found, best, chosen)}{_besides(best, chosen, name)}"
     return _alternative(found, best, name, text)
 
 
@@ -76,9 +76,7 @@ def _other_batches(found: Search, chosen: Setup) -> list[Alternative]:
         setup = replace(chosen, micro_batch=size, gradient_accumulation=share // size)
         fits = found.verdict(setup)[0] == "fits"
         text = f"fits, {slower(found, setup, chosen)}" if fits else miss(found, setup)
-        lost.append(
-            _alternative(found, setup, "micro_batch", f"micro_batch {size}: {text}")
-        )
+        lost.append(_alternative(found, setup, "micro_batch", f"{size}: {text}"))
     return [] if found.draft.states("micro_batch") else lost
 
 
@@ -94,21 +92,22 @@ def with_value(setup: Setup, name: str, value: Any) -> Setup:
         changes["zero_stage"] = max(setup.zero_stage, 2 if value == "optimizer" else 3)
     if name == "zero_stage" and value == 0:
         changes["offload"] = "none"
-    if (
-        name == "sample_packing"
-        and value
-        and setup.attention not in ("flash_attention_2", "flex_attention")
-    ):
+    if name == "sample_packing" and value and setup.attention not in ("flash_attention_2", "flex_attention"):
         changes["attention"] = "flash_attention_2"
     return replace(setup, **changes)
 
 
-def _alternative(
-    found: Search, setup: Setup, name: str | None, text: str
-) -> Alternative:
-    return Alternative(
-        setup, found.peak_bytes(setup), found.tokens_per_second(setup), text, name
-    )
+def _known(found: Search, setup: Setup) -> bool:
+    """Whether memory can be predicted; not every optimizer's can."""
+    try:
+        found.peak_bytes(setup)
+    except ValueError:
+        return False
+    return True
+
+
+def _alternative(found: Search, setup: Setup, name: str | None, text: str) -> Alternative:
+    return Alternative(setup, found.peak_bytes(setup), found.tokens_per_second(setup), text, name)
 
 
 def miss(found: Search, setup: Setup) -> str:
@@ -147,9 +146,7 @@ def _besides(setup: Setup, chosen: Setup, name: str) -> str:
 
 def describe(setup: Setup) -> str:
     """A setup in one line."""
-    sharding = (
-        f", ZeRO-{setup.zero_stage} offload {setup.offload}" if setup.zero_stage else ""
-    )
+    sharding = f", ZeRO-{setup.zero_stage} offload {setup.offload}" if setup.zero_stage else ""
     packed = " packed" if setup.sample_packing else ""
     return (
         f"{setup.method}, {setup.micro_batch} x {setup.sequence_len:,} tokens{packed}, checkpointing "
@@ -181,9 +178,7 @@ def more_memory(found: Search, chosen: Setup) -> Alternative | None:
         return None
     before, after = found.tokens_per_second(chosen), found.tokens_per_second(best)
     if best == chosen or after <= before * 1.0005:
-        return _alternative(
-            found, best, None, f"{format_size(NEXT_BYTES)} more would buy no speed"
-        )
+        return _alternative(found, best, None, f"{format_size(NEXT_BYTES)} more would buy no speed")
     changes = _besides(best, chosen, "").removeprefix(" (with ").removesuffix(")")
     text = f"{format_size(NEXT_BYTES)} more would make it {percent(after / before - 1)} faster: {changes}"
     return _alternative(found, best, None, text)
@@ -250,9 +245,7 @@ def _with_adapter(found: Search, setup: Setup) -> Setup:
     """A setup that left full fine-tuning gets the adapter that the rules would give it."""
     if setup.method == "full" or setup.lora_r is not None:
         return setup
-    return replace(
-        setup, lora_r=64, lora_alpha=128, lora_targets="all-linear", lora_dropout=0.0
-    )
+    return replace(setup, lora_r=64, lora_alpha=128, lora_targets="all-linear", lora_dropout=0.0)
 
 
 def _lengths(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
@@ -266,19 +259,13 @@ def _lengths(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
     return lengths
 
 
-def _together(
-    found: Search, smallest: Setup, ways: list[tuple[str, Setup]]
-) -> tuple[WayOut, ...]:
+def _together(found: Search, smallest: Setup, ways: list[tuple[str, Setup]]) -> tuple[WayOut, ...]:
     """If no single change is enough: all single-field changes added up, best first, until they are."""
     if not ways or any(found.verdict(setup)[0] == "fits" for _, setup in ways):
         return ()
     setup, texts, changed = smallest, [], set()
     for text, way in sorted(ways, key=lambda one: found.peak_bytes(one[1])):
-        differing = {
-            name
-            for name in SHOWN_FIELDS
-            if getattr(way, name) != getattr(smallest, name)
-        }
+        differing = {name for name in SHOWN_FIELDS if getattr(way, name) != getattr(smallest, name)}
         if differing & changed:
             continue
         candidate = replace(setup, **{name: getattr(way, name) for name in differing})
@@ -297,11 +284,7 @@ def _bigger_machine(found: Search, smallest: Setup) -> tuple[WayOut, ...]:
     machine, total = found.case.machine, found.peak_bytes(smallest)
     margin = found.verdict(smallest)[2]
     ways = []
-    if (
-        machine.backend in ("cuda", "rocm")
-        and smallest.method == "full"
-        and smallest.zero_stage == 0
-    ):
+    if machine.backend in ("cuda", "rocm") and smallest.method == "full" and smallest.zero_stage == 0:
         shared = replace(
             smallest,
             devices=2 * machine.count,
@@ -331,11 +314,7 @@ def _smaller_models(found: Search) -> tuple[WayOut, ...]:
         case.model.architecture.model_type,
     )
     smaller = sorted(
-        (
-            entry
-            for entry in models().values()
-            if entry.parameters < size and entry.chat_template
-        ),
+        (entry for entry in models().values() if entry.parameters < size and entry.chat_template),
         key=lambda entry: (
             entry.config["model_type"] != family,
             -entry.parameters,
@@ -433,11 +412,7 @@ def _pinned(case: Case, field: str, value: Any) -> Case:
         import difflib
 
         near = difflib.get_close_matches(field, Training.model_fields, n=1)
-        hint = (
-            f"did you mean `{near[0]}`?"
-            if near
-            else "known: " + ", ".join(Training.model_fields)
-        )
+        hint = f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(Training.model_fields)
         raise WorldProblem(f"`{field}` is no field of `training`", hint)
     if isinstance(value, str):
         try:
@@ -446,15 +421,11 @@ def _pinned(case: Case, field: str, value: Any) -> Case:
             pass
     if field in ("gradient_checkpointing",) and isinstance(value, bool):
         value = "on" if value else "off"  # YAML 1.1 reads the words as true and false
-    stated = {name: getattr(training, name) for name in training.model_fields_set} | {
-        field: value
-    }
+    stated = {name: getattr(training, name) for name in training.model_fields_set} | {field: value}
     try:
         changed = Training.model_validate(stated)
     except ValidationError as error:
-        raise WorldProblem(
-            f"`{field}` cannot be {value!r}", error.errors()[0]["msg"]
-        ) from None
+        raise WorldProblem(f"`{field}` cannot be {value!r}", error.errors()[0]["msg"]) from None
     return replace(case, recipe=case.recipe.model_copy(update={"training": changed}))
 
 

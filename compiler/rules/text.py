@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from compiler.rules.draft import Draft, percent, stated
 from compiler.values import DatasetFacts, Decision
+
+
+Z_99 = 2.3263
+"""Standard deviations below which 99 % of a normal distribution lie."""
 
 
 def chat_template(draft: Draft) -> Decision:
@@ -136,9 +142,18 @@ def truncated_share(dataset: DatasetFacts, length: int) -> float:
         return sum(rows for bound, rows in dataset.length_histogram if bound > length) / total if total else 0.0
     if length >= dataset.max_tokens:
         return 0.0
-    if length >= dataset.p99_tokens:
-        return 0.01
-    return min(1.0, 0.01 + 0.99 * (1 - length / dataset.p99_tokens))
+    return max(0.0, 1 - _share_below(dataset, length))
+
+
+def _share_below(dataset: DatasetFacts, length: int) -> float:
+    """Lengths taken as log-normal with the given mean and 99th percentile, as `compiler.speed` takes them."""
+    ratio = math.log(max(1.0, dataset.p99_tokens / max(1.0, dataset.mean_tokens)))
+    # mean = exp(mu + s^2 / 2) and p99 = exp(mu + z s), hence s^2 / 2 - z s + log(p99 / mean) = 0: the smaller root
+    spread = Z_99 - math.sqrt(max(0.0, Z_99**2 - 2 * ratio))
+    if not spread:
+        return float(length >= dataset.mean_tokens)
+    middle = math.log(max(1.0, dataset.mean_tokens)) - spread**2 / 2
+    return 0.5 * (1 + math.erf((math.log(length) - middle) / (spread * math.sqrt(2))))
 
 
 def seed(draft: Draft) -> Decision:
