@@ -1,7 +1,4 @@
-"""What one decoder layer keeps for its backward pass, and what it needs on top at the worst moment of that backward.
-
-All results are bytes per token (flash attention), plus bytes per token and sequence length for `eager`.
-"""
+"""One decoder layer on the symbolic tape: what it keeps for backward, and its highest moments."""
 
 from __future__ import annotations
 
@@ -9,52 +6,201 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from compiler.architecture import Architecture
+from compiler.memory import attention as kernels
+from compiler.memory.lora_kernels import fused_mlp, fused_projection
+from compiler.memory.operations import Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
+from compiler.memory.tape import ZERO, Grads, Size, Storage, Tape, Tensor, highest
 from compiler.values import Setup
+
+RMS_STYLE = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
+"""Families whose RMSNorm multiplies by its weight in FP32, before casting back; the others after (`llama`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKey:
+    """All of a setup that changes one layer's tape."""
+
+    quant: str
+    rank: int
+    dropout: bool
+    cpu_dropout: bool
+    targets: str | tuple[str, ...]
+    kernels: bool
+    attention: str
+    stream_width: int
+    weight_width: int
+    masked: bool
+    accumulating: bool
+
+    @property
+    def full(self) -> bool:
+        return self.targets == "none"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    saved: tuple[float, float, float]
-    """(const, per token, per token x length) kept from forward to backward."""
-    peaks: tuple[tuple[str, float, float, float], ...]
-    """(moment, const, per token, per token x length) alive inside the layer at its worst moments, saved tensors included."""
+    saved: Size
+    """Kept from forward to backward when the layer is not checkpointed."""
+    plain: tuple[tuple[Size, str], ...]
+    """Highest moments of forward and backward without checkpointing, the layer's own saved tensors included."""
+    recomputed: tuple[tuple[Size, str], ...]
+    """Highest moments of recomputation and backward, the gradient of the layer's output included."""
+    fetched: tuple[tuple[Size, str], ...]
+    """The same when the layer's input is brought back from host RAM: input and output are alive beside it."""
+    gradients: float
+    """Bytes of the parameters' gradients that the layer's backward leaves behind."""
+    stream_width: int
+    """Bytes of an element of the layer's output."""
 
 
-def layer_cost(architecture: Architecture, setup: Setup) -> LayerCost:
-    return _layer_cost(architecture, setup.method, setup.attention, setup.lora_r, setup.lora_dropout > 0, setup.lora_targets,
-                       setup.lora_kernels, setup.cross_entropy == "cut")  # fmt: skip
+def layer_cost(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False) -> LayerCost:
+    """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask."""
+    full, window = setup.method == "full", architecture.sliding_window
+    key = LayerKey(
+        quant={"qlora-4bit": "4bit", "lora-8bit": "8bit"}.get(setup.method, "none"),
+        rank=0 if full else setup.lora_r or 0,
+        dropout=setup.lora_dropout > 0,
+        cpu_dropout=cpu,
+        targets="none" if full else setup.lora_targets,
+        kernels=setup.lora_kernels,
+        attention=setup.attention,
+        stream_width=stream_width,
+        weight_width=4 if setup.weights_dtype == "fp32" else 2,
+        masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
+        accumulating=setup.gradient_accumulation > 1,
+    )
+    return _cost(architecture, key)
 
 
-@lru_cache(maxsize=256)
-def _layer_cost(architecture: Architecture, method: str, attention: str, rank: int | None, dropout: bool,
-                targets: str | tuple[str, ...], kernels: bool, cut: bool) -> LayerCost:  # fmt: skip
-    a = architecture
-    hidden, q, kv, mlp = a.hidden_size, a.query_size, a.kv_size, a.intermediate_size
-    full = method == "full"
-    selected = () if full else a.lora_linears(targets)
-    has_mlp = any(one.group == "mlp" for one in selected)
-    if full:
-        saved, extra = 16 * hidden + 4 * q + 4 * kv + 8 * mlp, q + 4 * mlp
-    elif kernels:
-        saved, extra = 12 * hidden + 4 * q + 4 * kv + 4 * mlp, 4 * hidden + q + 2 * mlp
-    elif method == "lora":
-        saved = 18 * hidden + 6 * q + 4 * kv + 8 * mlp if has_mlp else 14 * hidden + 6 * q + 4 * kv + 6 * mlp
-        extra = (8 if has_mlp else 2) * hidden + q + 6 * mlp
+@lru_cache(maxsize=1024)
+def _cost(architecture: Architecture, key: LayerKey) -> LayerCost:
+    plain, recomputed, fetched = Tape(), Tape(), Tape()
+    saved, gradients, width = _run(plain, architecture, key, "off")
+    _run(recomputed, architecture, key, "on")
+    _run(fetched, architecture, key, "offload")
+    return LayerCost(saved, tuple(highest(plain.moments)), tuple(highest(recomputed.moments)), tuple(highest(fetched.moments)),
+                     gradients, width)  # fmt: skip
+
+
+def _run(tape: Tape, a: Architecture, key: LayerKey, checkpointing: str) -> tuple[Size, float, int]:
+    """(saved, bytes of gradients left, width of the output) of one layer; the moments are in the tape."""
+    stream = a.hidden_size * key.stream_width
+    grad = [tape.bytes_(stream)] if checkpointing != "off" else []
+    held = [tape.bytes_(stream)] if checkpointing == "offload" else []
+    x = tape.leaf(a.hidden_size, key.stream_width)
+    # without checkpointing nothing else counts the input, which the caller holds until the layer returns
+    caller = [tape.bytes_(stream)] if checkpointing == "off" else []
+    out = decoder_layer(tape, x, a, key)
+    del x
+    caller.clear()
+    width, root = out.width, Tensor(out.storage, out.elements, out.width, out.node)
+    if checkpointing == "on":
+        tape.forget_after_last_save()
+    elif checkpointing == "offload":
+        held.append(out.storage)
     else:
-        saved, extra = (12 if has_mlp else 10) * hidden + 4 * q + 4 * kv + (8 if has_mlp else 6) * mlp, q + (4 if has_mlp else 6) * mlp
-    if dropout and not full and not kernels:
-        saved += 20 * hidden + 4 * q + 4 * mlp if method == "lora" else 16 * hidden + 4 * q + 2 * mlp
-        extra = 8 * hidden + q + (10 if method == "lora" else 2) * mlp
-    if method == "lora-8bit":
-        extra = 4 * hidden + q + 3.3 * mlp
-    saved += 0 if kernels else 2 * (rank or 0) * len(selected)
-    saved += (8 * hidden if a.norms_per_layer == 4 else 0) + (4 * (q + kv) if a.qk_norm else 0) + 4 * a.num_heads
-    saved += (4 * hidden if a.fused_qkv else 0) + (10 * hidden if full and attention in ("eager", "sdpa") and not cut else 0)
-    largest = 2 * max(linear.weights for linear in a.linears) if full or method in ("lora-8bit", "qlora-4bit") else 0
-    gradients = sum(4 * (rank or 0) * (one.in_features + one.out_features) for one in selected)
-    scores = a.num_heads * (8 if a.attn_logit_softcapping else 6) if attention == "eager" else 0
-    hump = a.num_heads * (16 if a.attn_logit_softcapping else 14) if attention == "eager" else 0
-    peaks = [("backward of the MLP", float(largest + gradients), float(saved + extra), float(scores))]
-    if hump:
-        peaks.append(("backward of the softmax", float(gradients), float(saved - 8 * mlp), float(hump)))
-    return LayerCost((0.0, float(saved), float(scores)), tuple(peaks))
+        grad.append(tape.bytes_(a.hidden_size * width))
+    del out
+    root.storage = grad[0]  # the output itself is gone: the next layer has read it
+    saved = tuple(live - own for live, own in zip(tape.live, grad[0].size, strict=True))
+    tape.backward(root, grad.pop())
+    return saved, sum(storage.size[0] for storage in tape.kept), width  # type: ignore[return-value]
+
+
+def decoder_layer(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
+    """Attention and MLP with their norms and residuals, in the order the family's class runs them."""
+    before, after = a.model_type != "olmo2", a.norms_per_layer == 4 or a.model_type == "olmo2"
+    for block in (_attention, _mlp):
+        hidden = _norm(tape, x, a, key.full) if before else x
+        made = block(tape, hidden, a, key)
+        del hidden
+        if after:
+            made = _norm(tape, made, a, key.full)
+        if a.model_type == "granite":  # residual multiplier
+            made = scale(tape, made)
+        x = add(tape, x, made)
+        del made
+    return x
+
+
+def _norm(tape: Tape, x: Tensor, a: Architecture, trainable: bool, heads: float = 1.0) -> Tensor:
+    if a.norm == "rmsnorm":
+        return rms_norm(tape, x, RMS_STYLE.get(a.model_type, "llama"), trainable, heads)
+    return layer_norm(tape, x, cast_back=a.norm == "layernorm-plain")
+
+
+def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
+    chosen = not key.full and any(one.name == name for one in a.lora_linears(key.targets))
+    return Adapter(key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width,
+                   key.accumulating)  # fmt: skip
+
+
+def _attention(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
+    *projections, last = (one for one in a.linears if one.group == "attention")
+    kinds = [_adapter(a, key, one.name) for one in projections]
+    if a.fused_qkv:
+        joined = linear(tape, x, projections[0].out_features, kinds[0])
+        query, key_, value = _slices(tape, joined, (a.query_size, a.kv_size, a.kv_size))
+        del joined
+    elif key.kernels and all(kind.rank for kind in kinds):
+        query, key_, value = fused_projection(tape, x, [one.out_features for one in projections], kinds[0])
+    else:
+        query, key_, value = (linear(tape, x, one.out_features, kind) for one, kind in zip(projections, kinds, strict=True))
+    if a.qk_norm:
+        query = _norm(tape, query, a, key.full, a.num_heads if a.qk_norm_per_head else 1)
+        key_ = _norm(tape, key_, a, key.full, a.num_kv_heads if a.qk_norm_per_head else 1)
+    if not a.learned_positions:
+        # a function turns both before it lets either go
+        query, key_ = kernels.rotary(tape, query, key.stream_width), kernels.rotary(tape, key_, key.stream_width)
+    run = kernels.eager if key.attention == "eager" else kernels.masked_sdpa if key.masked else kernels.flash
+    out = run(tape, query, key_, value, a)
+    del query, key_, value
+    kind = _adapter(a, key, last.name)
+    if key.kernels and kind.rank and not a.fused_qkv:
+        return fused_projection(tape, out, [last.out_features], kind)[0]
+    return linear(tape, out, last.out_features, kind)
+
+
+def _slices(tape: Tape, x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Views of a fused projection. Backward pads each gradient to the whole and adds them up."""
+    whole = x.elements * x.width
+    return tuple(tape.make(x.storage, size, x.width, (x,), (), lambda grad: (tape.bytes_(whole),)) for size in sizes)
+
+
+def _mlp(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
+    linears = [one for one in a.linears if one.group == "mlp"]
+    kinds = [_adapter(a, key, one.name) for one in linears]
+    if key.kernels and len(linears) == 3 and all(kind.rank for kind in kinds):
+        return fused_mlp(tape, x, a.intermediate_size, kinds[0])
+    if a.fused_gate_up:
+        joined = linear(tape, x, linears[0].out_features, kinds[0])
+        gate, up = _chunks(tape, joined, a.intermediate_size)
+        del joined
+        made = multiply(tape, up, unary(tape, gate))
+        del gate, up
+    elif a.gated_mlp:
+        active = unary(tape, linear(tape, x, linears[0].out_features, kinds[0]))
+        made = multiply(tape, active, linear(tape, x, linears[1].out_features, kinds[1]))
+        del active
+    else:
+        made = unary(tape, linear(tape, x, linears[0].out_features, kinds[0]))
+    return linear(tape, made, linears[-1].out_features, kinds[-1])
+
+
+def _chunks(tape: Tape, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`chunk(2)`: one node with two outputs; backward joins both gradients in a new tensor."""
+    whole = x.elements * x.width
+    parts: list[Storage] = []
+
+    def hold(grad: list[Storage]) -> Grads:
+        parts.append(grad[0])
+        return (Storage(tape, ZERO),)
+
+    def joined(grad: list[Storage]) -> Grads:
+        out = tape.bytes_(whole)
+        parts.clear()
+        return (out,)
+
+    both = tape.make(x.storage, x.elements, x.width, (x,), (), joined)
+    gate, up = (tape.make(x.storage, size, x.width, (both,), (), hold) for _ in range(2))
+    return gate, up

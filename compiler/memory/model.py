@@ -6,24 +6,33 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.architecture import Architecture
-from compiler.memory.layer import layer_cost
+from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, chunk_rows, line
+from compiler.memory.loss import LossCost, loss_cost
 from compiler.memory.overhead import overhead_bytes, overhead_parts
 from compiler.memory.static import Static, static_state
 from compiler.memory.zero import Shard, shard
 from compiler.values import Machine, Memory, Part, Setup
 
 
-def peak_lines(architecture: Architecture, setup: Setup) -> tuple[Line, ...]:
-    """The moments of a step that can be its peak. They do not depend on micro-batch and sequence length."""
-    return _peak_lines(architecture, replace(setup, micro_batch=1, sequence_len=1, gradient_accumulation=min(2, setup.gradient_accumulation)))
+def peak_lines(architecture: Architecture, setup: Setup, cpu: bool = False) -> tuple[Line, ...]:
+    """The moments of a step that can be its peak. They do not depend on micro-batch; on sequence length only where a
+    sliding window needs a mask (`sdpa`)."""
+    length = setup.sequence_len if _needs_mask(architecture, setup) else 1
+    shape = replace(setup, micro_batch=1, sequence_len=length, gradient_accumulation=min(2, setup.gradient_accumulation))
+    return _peak_lines(architecture, shape, cpu)
 
 
-def live_bytes(architecture: Architecture, setup: Setup) -> float:
+def _needs_mask(architecture: Architecture, setup: Setup) -> bool:
+    window = architecture.sliding_window
+    return setup.attention == "sdpa" and window is not None and setup.sequence_len > window
+
+
+def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> float:
     """Live tensors of one device at the peak, without overheads."""
     tokens = setup.micro_batch * setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    return max(one.bytes_at(tokens, setup.sequence_len, rows) for one in peak_lines(architecture, setup))
+    return max(one.bytes_at(tokens, setup.sequence_len, rows) for one in peak_lines(architecture, setup, cpu))
 
 
 def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
@@ -31,7 +40,7 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
 
     It never shrinks when micro-batch, sequence length or rank grow, all else equal.
     """
-    live = round(live_bytes(architecture, setup))
+    live = round(live_bytes(architecture, setup, machine.backend == "cpu"))
     return live + overhead_bytes(live, machine)
 
 
@@ -42,7 +51,7 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine) -
     """
     tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    lines = peak_lines(architecture, setup)
+    lines = peak_lines(architecture, setup, machine.backend == "cpu")
     top = max(lines, key=lambda one: one.bytes_at(tokens, length, rows))
     live = round(top.bytes_at(tokens, length, rows))
     parts = [Part(term.name, round(term.bytes_at(tokens, length, rows)), _fill(term, tokens)) for term in top.terms]
@@ -67,29 +76,113 @@ def _fill(term: Term, tokens: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _peak_lines(architecture: Architecture, setup: Setup) -> tuple[Line, ...]:
+def _peak_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
-    base = _base_terms(setup, static, rank)
-    gradients = Term("gradients", _gradient_words(setup, static, rank), rank.gradients)
-    carried = (gradients,) if setup.gradient_accumulation > 1 else ()
-    cost = layer_cost(architecture, setup)
-    hidden = architecture.hidden_size
-    stream, layers = static.stream_bytes * hidden, architecture.num_layers
-    kept = _kept(setup, cost.saved, stream, layers)
-    loss = _loss_term(architecture, setup, static)
-    lines = [line("loss", (*base, *carried, *kept, loss, Term("stream", "hidden states around the final norm", 0, 8.0 * hidden)))]
-    for moment, const, per_token, per_length in cost.peaks:
-        inside = Term("layer", f"one layer at the {moment}", const, per_token, per_length)
-        lines.append(line("layer", (*base, *carried, *_kept_beside(setup, cost.saved, stream, layers), inside,
-                                    Term("stream", "gradient of the residual stream", 0, 2.0 * hidden))))  # fmt: skip
+    base = (*_base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes))
+    gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
+    layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
+    head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
+    share = rank.gradients / static.gradients if static.gradients else 0.0
+    lines = [
+        *_loss_lines(architecture, setup, (*base, *_carried(setup, gradients)), layer, head),
+        *_layer_lines(architecture, setup, base, gradients, layer, head, share),
+    ]
     if setup.method == "full" or setup.train_embeddings:
-        table = Term("embedding_gradient", "gradients of embedding and head before they are added up",
-                     static.embedding_gradient * (2 if architecture.tie_word_embeddings else 1))  # fmt: skip
-        lines.append(line("backward", (*base, gradients, table)))
+        lines.append(line("backward", (*base, gradients, _embedding_tail(architecture, setup, static))))
     step = Term("optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies)
     lines.append(line("optimizer", (*base, gradients, step)))
     return tuple(lines)
+
+
+def steady_layer(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerCost:
+    """The cost of all layers but the first: LayerNorm families may widen the residual stream in the first one."""
+    cost = layer_cost(architecture, setup, stream_width, cpu)
+    return cost if cost.stream_width == stream_width else layer_cost(architecture, setup, cost.stream_width, cpu)
+
+
+def _carried(setup: Setup, gradients: Term) -> tuple[Term, ...]:
+    """Gradients of earlier micro-steps."""
+    return (gradients,) if setup.gradient_accumulation > 1 else ()
+
+
+_LOSS_WORDS = {
+    "standard": "logits in two bytes, FP32 copy, log-softmax and its gradient, and the hidden states around them",
+    "chunked": "logits in two bytes and accelerate's FP32 copy of them, and the hidden states around them",
+    "liger": "one chunk of logits, the gradient of the hidden states, and the hidden states around them",
+    "cut": "no logits: one log-sum-exp a token, the gradient of the hidden states, and the hidden states around them",
+}
+
+
+def _loss_lines(
+    architecture: Architecture, setup: Setup, base: tuple[Term, ...], layer: LayerCost, head: LossCost
+) -> list[Line]:
+    kept = _kept(setup, layer, architecture, architecture.num_layers)
+    copies = Term("autocast_copies", "two-byte copies of FP32 weights that autocast keeps during forward",
+                  _autocast_copies(architecture, setup))  # fmt: skip
+    made = []
+    for size, phase in head.moments:
+        loss = Term("logits", _LOSS_WORDS[setup.cross_entropy], *size)
+        extra = (copies,) if phase == "forward" and copies.const else ()
+        made.append(line("loss", (*base, *kept, *extra, loss)))
+    return made
+
+
+def _layer_lines(architecture: Architecture, setup: Setup, base: tuple[Term, ...], gradients: Term, layer: LayerCost,
+                 head: LossCost, share: float) -> list[Line]:  # fmt: skip
+    """Backward of the last layer (all that forward kept is there) and of the first (all gradients are there)."""
+    mode, layers = setup.gradient_checkpointing, architecture.num_layers
+    moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
+    others = {"off": (layers - 1, 0), "on": (layers, 1), "offload": (0, 0)}[mode]
+    made = []
+    for size, phase in moments:
+        inside = Term("layer", f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight", *size)
+        if setup.gradient_accumulation > 1:
+            tied = architecture.tie_word_embeddings and head.gradients
+            waiting = (Term("head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients),) if tied else ()
+            made.append(line("layer", (*base, gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside)))
+            continue
+        for kept, done in ((others[0], 0), (others[1], layers - 1)):
+            there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
+            made.append(line("layer", (*base, there, *_kept(setup, layer, architecture, kept), inside)))
+    return made
+
+
+def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
+    """Autocast keeps the two-byte copy of every FP32 leaf it met until forward ends; without checkpointing the layers' own
+    saved tensors already hold them, and the fused kernels cast by themselves."""
+    if setup.gradient_checkpointing == "off":
+        return 0.0
+    if setup.method == "full":
+        return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0
+    return 0.0 if setup.lora_kernels else 2.0 * architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
+
+
+def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) -> Term:
+    """Tied: the head's gradient waits for the embedding's, and both for their sum; gradients of earlier micro-steps are
+    beside them. Untied: the embedding's gradient is the last of the gradients, or is added to an earlier one."""
+    several = setup.gradient_accumulation > 1
+    tables = (3 if several else 2) if architecture.tie_word_embeddings else int(several)
+    return Term("embedding_gradient", "gradients of head and embedding before they are added up", tables * static.embedding_gradient)
+
+
+def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
+    """Tensors of the whole model that stay through forward and backward."""
+    terms = []
+    scaled = architecture.model_type in SCALED_EMBEDDINGS
+    if setup.method != "full" and (setup.gradient_checkpointing != "on" or scaled):
+        terms.append(Term("embedding_output", "the embeddings' output, a leaf of the graph with adapters", 0,
+                          float(stream_width * architecture.hidden_size)))  # fmt: skip
+    if setup.attention == "eager":
+        masks = 2 if 0 < architecture.windowed_layers < architecture.num_layers else 1
+        terms.append(Term("attention_mask", f"{masks} causal masks of length x length", 0, 0, float(masks * stream_width)))
+    elif _needs_mask(architecture, setup):
+        terms.append(Term("attention_mask", "boolean mask of the sliding window", 0, 0, 1.0))
+    return tuple(terms)
+
+
+SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3_text", "granite")
+"""Families that multiply the embeddings' output: the product is what the first layer reads."""
 
 
 def _base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
@@ -103,38 +196,18 @@ def _base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
     ) if term.const)  # fmt: skip
 
 
-def _gradient_words(setup: Setup, static: Static, rank: Shard) -> str:
+def _gradient_words(static: Static, rank: Shard) -> str:
     return f"{static.trainable_parameters:,} trainable parameters" + (f"; {rank.how}" if rank.how else "")
 
 
-def _kept(setup: Setup, saved: tuple[float, float, float], stream: int, layers: int) -> tuple[Term, ...]:
-    """What forward leaves behind for backward, when the loss is computed."""
-    if setup.gradient_checkpointing == "offload":
+def _kept(setup: Setup, layer: LayerCost, architecture: Architecture, layers: int) -> tuple[Term, ...]:
+    """What `layers` layers leave behind in forward for their backward."""
+    if setup.gradient_checkpointing == "offload" or not layers:
         return ()
     if setup.gradient_checkpointing == "on":
-        return (Term("checkpoints", f"input of each of {layers} layers", 0, float(stream * layers)),)
-    const, per_token, per_length = saved
-    return (Term("activations", f"saved tensors of {layers} layers", layers * const, layers * per_token, layers * per_length),)
-
-
-def _kept_beside(setup: Setup, saved: tuple[float, float, float], stream: int, layers: int) -> tuple[Term, ...]:
-    """The same while one layer runs backward: without checkpointing, the other layers' saved tensors."""
-    return _kept(setup, saved, stream, layers - 1 if setup.gradient_checkpointing == "off" else layers)
-
-
-def _loss_term(architecture: Architecture, setup: Setup, static: Static) -> Term:
-    vocab, hidden = architecture.vocab_size, architecture.hidden_size
-    head = static.head_gradient
-    if setup.cross_entropy == "standard":
-        per = 14 if architecture.final_logit_softcapping else 12
-        cast = 2.0 * vocab * hidden if static.embedding_bytes == 4 else 0.0
-        return Term("logits", f"{per} B x {vocab:,} vocabulary: BF16 logits, FP32 copy, log-softmax and its gradient", cast, float(per * vocab))
-    if setup.cross_entropy == "chunked":
-        return Term("logits", f"4 B x {vocab:,} vocabulary: BF16 logits and their gradient, FP32 only in chunks", 0, 4.0 * vocab)
-    stream = 2.0 * static.stream_bytes * hidden
-    if setup.cross_entropy == "liger":
-        return Term("logits", "one chunk of logits and the hidden states' gradient", 2.0 * head, stream, 0.0, 2.0 * vocab)
-    return Term("logits", "log-sum-exp only, and the hidden states' gradient", float(head), stream)
+        stream = layer.stream_width * architecture.hidden_size
+        return (Term("checkpoints", f"input of each of {layers} layers in {layer.stream_width} bytes", 0, float(stream * layers)),)
+    return (Term("activations", f"saved tensors of {layers} layers", *(layers * value for value in layer.saved)),)
 
 
 def _host_parts(architecture: Architecture, setup: Setup, tokens: int) -> tuple[Part, ...]:

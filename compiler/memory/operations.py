@@ -84,16 +84,13 @@ def rms_norm(tape: Tape, x: Tensor, style: str, trainable: bool, heads: float = 
 
     def normalise_backward(grad: list[Storage]) -> Grads:
         # d/dx of x * rsqrt(mean(x^2)): the product for the mean, then the power's own chain, met by the direct path
-        product = tape.bytes_(elements * FP32)
         direct = tape.bytes_(elements * FP32)
+        product = tape.bytes_(elements * FP32)
         del product
         grad.clear()
-        spread = tape.bytes_(elements * FP32)
-        power = tape.bytes_(elements * FP32)
-        scaled = tape.bytes_(elements * FP32)
-        del power
+        chain = [tape.bytes_(elements * FP32) for _ in range(3)]  # mean, power, times two
         back = tape.bytes_(elements * FP32)
-        del scaled, spread
+        chain.clear()
         total = tape.bytes_(elements * FP32)
         del direct, back
         return (total,)
@@ -201,7 +198,7 @@ def _base_linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter) -> Tensor
     return tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (narrow,), saved, backward)
 
 
-def _dequantise(tape: Tape, size: float) -> Storage:
+def dequantised(tape: Tape, size: float) -> Storage:
     scales = tape.bytes_(const=FP32 * size / 64)
     weight = tape.bytes_(const=HALF * size)
     del scales
@@ -213,12 +210,12 @@ def _linear_4bit(tape: Tape, x: Tensor, outputs: float, size: float) -> Tensor:
     narrow = cast(tape, x, HALF)
 
     def backward(grad: list[Storage]) -> Grads:
-        weight = _dequantise(tape, size)
+        weight = dequantised(tape, size)
         result = tape.bytes_(HALF * inputs)
         del weight
         return (result,)
 
-    weight = _dequantise(tape, size)
+    weight = dequantised(tape, size)
     out = tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (narrow,), (), backward)
     del weight, narrow
     return cast(tape, out, width)

@@ -18,7 +18,11 @@ NF4_DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 NF4_BYTES = 0.5 + 4 / 64
 """Per weight without double quantisation: 4 bits and one FP32 scale a block of 64."""
 BLOCK_8BIT = 256
-"""Elements that share one FP32 scale in bitsandbytes' 8-bit optimizer states; tensors under 4096 elements stay FP32."""
+"""Elements that share one FP32 scale in bitsandbytes' 8-bit optimizer states."""
+MIN_8BIT_ELEMENTS = 4096
+"""Smaller tensors keep FP32 states (bitsandbytes `optim/optimizer.py`, `min_8bit_size`)."""
+MIN_PAGED_ELEMENTS = 100_000
+"""Smaller states stay on the device (`get_state_buffer`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,6 @@ class Static:
     total_parameters: int
     trainable_parameters: int
     embedding_gradient: int
-    head_gradient: int
 
 
 def optimizer_of(setup: Setup) -> Optimizer:
@@ -107,7 +110,6 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
         step_copies=round(gradients) * optimizer_of(setup).copies, embedding_bytes=embedding_bytes,
         stream_bytes=embedding_bytes if full else loaded, linear_bytes=linear_bytes, total_parameters=counts.total,
         trainable_parameters=trainable, embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
-        head_gradient=embedding_bytes * (counts.head or counts.embedding) if full else 0,
     )  # fmt: skip
 
 
@@ -118,13 +120,33 @@ def _linear_bytes(setup: Setup, loaded: int) -> float:
 
 
 def _states(architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int) -> tuple[float, float]:
-    """(device, host) bytes of the optimizer states. The embedding's states stay FP32 in the 8-bit optimizers, because
-    transformers registers that override for every `nn.Embedding` (`Trainer.create_optimizer`)."""
+    """(device, host) bytes of the optimizer states, tensor by tensor for bitsandbytes: tensors under 4096 elements stay FP32,
+    those under 1e5 are not paged, and every `nn.Embedding` stays FP32 (transformers' `Trainer.create_optimizer`)."""
     kind = optimizer_of(setup)
     if not kind.bits8 and not kind.paged:
         return kind.states * (4 * trainable if kind.state_fp32 else parameter_bytes), 0
-    head = architecture.parameters.head if table else 0
-    fp32 = table - head if kind.bits8 else trainable
-    scales = kind.states * 4 * (trainable - fp32) / BLOCK_8BIT if kind.bits8 else 0
-    state = kind.states * (4 * fp32 + (trainable - fp32))
-    return (scales, state) if kind.paged else (scales + state, 0)
+    device = host = 0.0
+    for count, elements, embedding in _trainable_tensors(architecture, setup, table):
+        bits8 = kind.bits8 and elements >= MIN_8BIT_ELEMENTS and not embedding
+        state = kind.states * count * elements * (1 if bits8 else 4)
+        if bits8:
+            device += kind.states * count * 4 * -(-elements // BLOCK_8BIT)
+        if kind.paged and elements >= MIN_PAGED_ELEMENTS:
+            host += state
+        else:
+            device += state
+    return device, host
+
+
+def _trainable_tensors(architecture: Architecture, setup: Setup, table: int) -> list[tuple[int, int, bool]]:
+    """(how many, elements, is an embedding) of every trainable tensor."""
+    layers, counts = architecture.num_layers, architecture.parameters
+    tables = [(1, counts.embedding, True), (1, counts.head, False)] if table else []
+    if setup.method != "full":
+        rank = setup.lora_r or 0
+        chosen = architecture.lora_linears(setup.lora_targets)
+        return tables + [(layers, rank * side, False) for one in chosen for side in (one.in_features, one.out_features)]
+    linears = [(layers, one.weights, False) for one in architecture.linears]
+    biases = [(layers, one.out_features, False) for one in architecture.linears if one.bias]
+    norms = [(layers, counts.norm_per_layer, False), (1, counts.final_norm, False)]
+    return [entry for entry in (*tables, *linears, *biases, *norms, (1, counts.positions, True)) if entry[1]]

@@ -60,6 +60,12 @@ class Tape:
         self.kept: list[Storage] = []
         """Gradients of parameters: they stay after the run."""
         self.phase = "forward"
+        self.saved_at = 0
+        """Moments seen when something was last saved: a recomputation stops there (torch's early stop)."""
+
+    def forget_after_last_save(self) -> None:
+        for moment in list(self.moments)[self.saved_at :]:
+            del self.moments[moment]
 
     def change(self, size: Size, sign: int) -> None:
         live = self.live
@@ -83,6 +89,8 @@ class Tape:
              backward: Callable[[list[Storage]], Grads]) -> Tensor:  # fmt: skip
         node = Node(inputs, saved, backward)
         self.nodes.append(node)
+        if saved:
+            self.saved_at = len(self.moments)
         return Tensor(storage, elements, width, node)
 
     def backward(self, root: Tensor, grad: Storage) -> None:

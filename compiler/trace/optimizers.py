@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compiler.memory.static import BLOCK_8BIT, Optimizer
-
-MIN_8BIT_ELEMENTS = 4096
-"""Smaller tensors keep FP32 states (bitsandbytes `optim/optimizer.py`, `min_8bit_size`)."""
-MIN_PAGED_ELEMENTS = 100_000
-"""Smaller states stay on the device (`get_state_buffer`)."""
+from compiler.memory.static import BLOCK_8BIT, MIN_8BIT_ELEMENTS, MIN_PAGED_ELEMENTS, Optimizer
 
 
 class BitsAndBytesOptimizer(torch.optim.Optimizer):

@@ -1,0 +1,161 @@
+"""The end of the forward pass on the symbolic tape: final norm, head and the four cross-entropies, forward and backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from compiler.architecture import Architecture
+from compiler.memory.layer import RMS_STYLE
+from compiler.memory.operations import FP32, HALF, cast, layer_norm, rms_norm, scale, unary
+from compiler.memory.tape import Grads, Size, Storage, Tape, Tensor, highest
+from compiler.values import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class LossCost:
+    moments: tuple[tuple[Size, str], ...]
+    gradients: float
+    """Bytes of gradients that stay: the head's, in full fine-tuning."""
+    head_copy: float
+    """Two-byte copy of an FP32 head that autocast makes and keeps until forward ends."""
+
+
+def loss_cost(architecture: Architecture, setup: Setup, stream_width: int, head_width: int) -> LossCost:
+    trains_head = setup.method == "full" or setup.train_embeddings
+    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, setup.method == "full")  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _cost(a: Architecture, cross_entropy: str, stream_width: int, head_width: int, trains_head: bool, full: bool) -> LossCost:  # fmt: skip
+    tape = Tape()
+    hidden = tape.leaf(a.hidden_size, stream_width)
+    hidden.storage = tape.bytes_(a.hidden_size * stream_width)
+    if a.norm == "rmsnorm":
+        hidden = rms_norm(tape, hidden, RMS_STYLE.get(a.model_type, "llama"), full)
+    else:
+        hidden = layer_norm(tape, hidden, cast_back=a.norm == "layernorm-plain")
+    run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
+    loss = run(tape, hidden, a, head_width, trains_head)
+    del hidden
+    tape.backward(loss, Storage(tape, (4.0, 0.0, 0.0, 0.0)))
+    copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
+    return LossCost(tuple(highest(tape.moments)), sum(storage.size[0] for storage in tape.kept), float(copy))
+
+
+def _logits(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+    size = a.vocab_size * a.hidden_size
+    narrow = cast(tape, hidden, HALF)
+    saved = [narrow.storage] if trains_head else []
+    if head_width == FP32:
+        saved.append(tape.bytes_(const=HALF * size))
+    inputs = a.hidden_size
+
+    def backward(grad: list[Storage]) -> Grads:
+        if trains_head:
+            weight = tape.bytes_(const=HALF * size)
+            if head_width == FP32:
+                weight = tape.bytes_(const=FP32 * size)
+            tape.kept.append(weight)
+        return (tape.bytes_(HALF * inputs),)
+
+    logits = tape.make(tape.bytes_(HALF * a.vocab_size), a.vocab_size, HALF, (narrow,), saved, backward)
+    if a.logits_scaling is not None:
+        logits = scale(tape, logits)
+    if a.final_logit_softcapping:
+        logits = scale(tape, unary(tape, scale(tape, logits), keep_output=True))
+    return logits
+
+
+def _standard(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+    """transformers' `ForCausalLMLoss`, and accelerate's FP32 copy of the logits that the model returns."""
+    logits = _logits(tape, hidden, a, head_width, trains_head)
+    vocab = a.vocab_size
+    wide = cast(tape, logits, FP32)
+    probabilities = tape.bytes_(FP32 * vocab)
+
+    def softmax_backward(grad: list[Storage]) -> Grads:
+        return (tape.bytes_(FP32 * vocab),)
+
+    def pick_backward(grad: list[Storage]) -> Grads:
+        return (tape.bytes_(FP32 * vocab),)
+
+    normal = tape.make(probabilities, vocab, FP32, (wide,), (probabilities,), softmax_backward)
+    del probabilities, wide
+    loss = tape.make(tape.bytes_(const=FP32), 0, FP32, (normal,), (), pick_backward)
+    del normal
+    returned = tape.bytes_(FP32 * vocab)
+    del returned, logits
+    return loss
+
+
+def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+    """Axolotl's chunks under torch.compile: two-byte logits kept, gradients in two bytes, then joined; accelerate's FP32 copy
+    of the returned logits is the highest moment."""
+    logits = _logits(tape, hidden, a, head_width, trains_head)
+    vocab = a.vocab_size
+    rows = tape.bytes_(2 * FP32)
+
+    def parts_backward(grad: list[Storage]) -> Grads:
+        return (tape.bytes_(HALF * vocab),)
+
+    def join_backward(grad: list[Storage]) -> Grads:
+        return (tape.bytes_(HALF * vocab),)
+
+    parts = tape.make(logits.storage, vocab, HALF, (logits,), (), join_backward)
+    loss = tape.make(tape.bytes_(const=FP32), 0, FP32, (parts,), (parts.storage, rows), parts_backward)
+    del rows, parts
+    returned = tape.bytes_(FP32 * vocab)
+    del returned, logits
+    return loss
+
+
+def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+    """One chunk of logits at a time; both gradients are made in forward and wait for backward."""
+    size, width, inputs = a.vocab_size * a.hidden_size, hidden.width, a.hidden_size
+    saved = [tape.bytes_(width * inputs)]
+    if trains_head:
+        saved.append(tape.bytes_(const=head_width * size))
+    losses = tape.bytes_(FP32)
+    casts = tape.bytes_(const=HALF * size) if head_width == FP32 else None
+    narrow = tape.bytes_(per_row=HALF * inputs) if width == FP32 else None
+    logits = tape.bytes_(per_row=HALF * a.vocab_size)
+    again = tape.bytes_(const=HALF * size) if head_width == FP32 else None
+    part = tape.bytes_(per_row=HALF * inputs)
+    del part, again
+    if trains_head:
+        product = tape.bytes_(const=HALF * size)
+        if head_width == FP32:
+            wide = tape.bytes_(const=FP32 * size)
+            del wide
+        del product
+    del logits, casts, narrow, losses
+
+    def backward(grad: list[Storage]) -> Grads:
+        if trains_head:
+            tape.kept.append(saved[1])
+        result = saved[0]
+        saved.clear()
+        return (result,)
+
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (hidden,), (), backward)
+
+
+def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+    """Only one FP32 log-sum-exp a token survives; backward writes both gradients directly."""
+    size, inputs = a.vocab_size * a.hidden_size, a.hidden_size
+    narrow = cast(tape, hidden, HALF)
+    saved = [narrow.storage, tape.bytes_(FP32)]
+    if head_width == FP32:
+        saved.append(tape.bytes_(const=HALF * size))
+
+    def backward(grad: list[Storage]) -> Grads:
+        result = tape.bytes_(HALF * inputs)
+        if trains_head:
+            weight = tape.bytes_(const=HALF * size)
+            if head_width == FP32:
+                weight = tape.bytes_(const=FP32 * size)
+            tape.kept.append(weight)
+        return (result,)
+
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (narrow,), saved, backward)
