@@ -108,7 +108,8 @@ def expected(node: dict[str, Any]) -> str:
     '`auto`, a whole number of at least 0, or a number of at least 0 and below 1'
     """
     words = [f"`{_yaml(value)}`" for value in literals(node)]
-    words += [text for branch in branches(node) if (text := _expected_type(branch))]
+    shared = {key: node[key] for key in ("examples",) if key in node}
+    words += [text for branch in branches(node) if (text := _expected_type(shared | branch))]
     words = list(dict.fromkeys(words))
     if len(words) < 3:
         return " or ".join(words)

@@ -86,7 +86,8 @@ class Target(Strict):
     vram_budget: Size | None = None
     """What training may take of each card, such as `8 GiB`; omitted: all that is usable."""
     ram_budget: Size | None = None
-    """What training may take of the RAM; for `gpu: cpu` only. Omitted: what the catalogue assumes."""
+    """What training may take of the RAM; for `gpu: cpu` only. Omitted: three quarters of
+    `host_ram`; a CPU target needs one of the two."""
     host_ram: Size | None = None
     """RAM of the machine, needed to plan offloads; omitted: unknown, so only small offloads are chosen."""
 
