@@ -30,6 +30,8 @@ class Patience:
     """Given up after so long without a single answer, where nobody listens at all."""
     silent_s: float = 120
     """Given up after so long without any answer, otherwise: a server that loads its model needs a minute."""
+    refusals: int = 20
+    """Requests refused as faulty (400) before the first answer, after which no further one is sent."""
     drain_s: float = 20
     """For answers on their way when the run is stopped."""
 
@@ -70,7 +72,7 @@ class Caller:
         self._chance = random.Random(0)
         self._answers = 0
         self._answered_at = self._begun_at = time.monotonic()
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._refusals = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
         self._thread.start()
@@ -187,8 +189,8 @@ class Caller:
                 if not (alive and served < 2 * ahead) or waited > 10 * self.limiter.timeout_s:
                     raise Trouble(HUNG, f"no answer within {waited:.0f} s")
         finally:
-            if not call.done():
-                call.cancel()
+            call.cancel()
+            call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, so asyncio is quiet
 
     def _failed(self, job: Job, trouble: Trouble, sent_at: float) -> None:
         """Decides once and for all whether a failed call is tried again, given up, or the end of the run."""
@@ -207,7 +209,11 @@ class Caller:
             self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses to answer: {trouble}\n"
                                        "Check dataset.generator: model, api_base and the key."), job)
         elif trouble.kind == REFUSED:
-            self._give_up(job, f"refused by the endpoint: {trouble}")
+            self._refusals += 1
+            if self._refusals >= self.patience.refusals and not self._answers:
+                self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses every request: {trouble}"), job)
+            else:
+                self._give_up(job, f"refused by the endpoint: {trouble}")
         elif self._dead(now, trouble.kind):
             self._end_all(BuildProblem(
                 f"{self.endpoint.model}{self._at()} does not answer: {trouble}\n"

@@ -106,6 +106,11 @@ class Engine:
             self._caller = Caller(endpoint, self.ledger, self.budget, ceiling, self.generator.timeout_s, self.patience)
         return self._caller
 
+    @property
+    def api_base(self) -> str | None:
+        """Where the model is served: of the recipe, or of the embedded server once it runs."""
+        return self._caller.endpoint.where if self._caller else self.generator.api_base
+
     def close(self, drain: bool = True) -> None:
         """Lets answers that are on their way arrive (seconds at most), and ends the embedded server."""
         if self._caller:

@@ -6,10 +6,11 @@ Who asks again, when and how often is the engine's business alone; litellm's own
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
-import threading
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from dataset_builder.spec import Generator
 REFUSED, FATAL, UNREACHABLE, HUNG = "refused", "fatal", "unreachable", "hung"
 """Further kinds of failure: this request will never be answered; no request will; nobody listens; no answer in time."""
 
-_import_lock = threading.Lock()
+PREFIX = re.compile(r"^litellm\.\w+: (?:\w+Error: )?(?:\w+Exception - )?")
+"""`litellm.BadRequestError: OpenAIException - ` tells a person nothing."""
 
 
 class Trouble(Exception):
@@ -37,13 +39,17 @@ class Trouble(Exception):
         self.headers = headers or {}
 
 
+@functools.cache
 def litellm() -> ModuleType:
     """The library, imported on first use (seconds), quiet, without telemetry and without a download of prices."""
-    with _import_lock, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Else it fetches a price list from the network while it is imported, with retries.
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         os.environ.setdefault("LITELLM_LOG", "CRITICAL")
+        # A server on this machine is never reached through a proxy.
+        for name in ("NO_PROXY", "no_proxy"):
+            os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
         import litellm
 
         litellm.telemetry = False
@@ -63,6 +69,8 @@ class Endpoint:
     def __init__(self, generator: Generator, api_base: str | None = None) -> None:
         self.model = generator.model
         self.where = api_base or generator.api_base
+        self.served_as = "openai/embedded" if generator.model.startswith("embedded") else None
+        """litellm's name where it differs from the recipe's."""
         self._common: dict = {"num_retries": 0, "max_retries": 0, "timeout": 20 * generator.timeout_s}
         if self.where:
             self._common["api_base"] = self.where
@@ -94,7 +102,7 @@ class Endpoint:
     def _call(self, request: Request) -> dict:
         call = {
             **self._common,
-            "model": request.model,
+            "model": self.served_as or request.model,
             "messages": [{"role": role, "content": content} for role, content in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -134,23 +142,22 @@ def reply_of(request: Request, answer: object, seconds: float) -> Reply:
 
 def trouble_of(wrong: Exception) -> Trouble:
     """Sorts an exception of litellm (or below it) by what can be done about it."""
-    text = " ".join(str(getattr(wrong, "message", None) or wrong or type(wrong).__name__).split())[:500]
+    text = PREFIX.sub("", " ".join(str(getattr(wrong, "message", None) or wrong or type(wrong).__name__).split()))[:500]
     name = type(wrong).__name__
     status = getattr(wrong, "status_code", None)
     headers = _headers(wrong)
     retry_after = retry_after_seconds(headers, time.time())
-    unsent = (name == "APIConnectionError" or isinstance(wrong, OSError)) and _nobody_listens(wrong)
-    if unsent:
-        return Trouble(UNREACHABLE, text)
-    if "insufficient_quota" in text or name == "BudgetExceededError":
+    if _nobody_listens(wrong):
+        return Trouble(UNREACHABLE, "no connection")
+    if "LLM Provider NOT provided" in text:
+        return Trouble(FATAL, "litellm needs the provider before the model's name, as in ollama/NAME or openai/NAME")
+    if "insufficient_quota" in text or "Missing credentials" in text:
         return Trouble(FATAL, text)
     if status == 429 or name == "RateLimitError":
         return Trouble(OVERLOAD, text, retry_after, headers)
     if name == "Timeout" or status == 408:
         return Trouble(HUNG, text, retry_after, headers)
     if status in (401, 402, 403, 404) or name in ("LiteLLMUnknownProvider", "ImportError", "ModuleNotFoundError"):
-        return Trouble(FATAL, text)
-    if "LLM Provider NOT provided" in text:
         return Trouble(FATAL, text)
     if isinstance(status, int) and 400 <= status < 500:
         return Trouble(REFUSED, text)

@@ -1,0 +1,177 @@
+"""What the engine costs: span against the best possible schedule, own CPU per request, faults, SIGKILL, memory.
+
+    python benchmarks/engine.py [span | cpu | faults | kill | memory ...]      (all of them; about ten minutes)
+
+Each part starts a mock server and a client in processes of their own and prints one line of JSON. Figures of a machine
+with idle cores only are worth writing down: docs/engine.md has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from mock_server import MockServer, mock_server  # noqa: E402
+
+from dataset_builder.engine import Engine, Outcome, Reply, Request  # noqa: E402
+from dataset_builder.ledger import Ledger  # noqa: E402
+from dataset_builder.replies import json_in  # noqa: E402
+from dataset_builder.spec import Generator  # noqa: E402
+from dataset_builder.transport import Endpoint  # noqa: E402
+
+REQUESTS, SLOTS, LATENCY_S = 2000, 64, 1.0
+TEXT = "The option is read once, when the process starts; a later change has no effect until it is started again. " * 20
+SCHEMA = {
+    "type": "object", "required": ["pairs"], "properties": {"pairs": {"type": "array", "items": {
+        "type": "object", "required": ["question", "answer", "quote"],
+        "properties": {name: {"type": "string"} for name in ("question", "answer", "quote")}}}}}
+
+
+def requests(count: int, model: str) -> Iterator[Request]:
+    """`count` requests of some 600 tokens each, made as they are taken."""
+    for number in range(count):
+        prompt = f"Write a question, its answer and a quote.\n<document>\nPage {number}.\n{TEXT}\n</document>"
+        yield Request(model, (("system", "You write grounded questions."), ("user", prompt)), SCHEMA, stage="questions")
+
+
+def parse(reply: Reply) -> object:
+    return json_in(reply.text)["pairs"]
+
+
+def client(api_base: str, ledger: str, count: int, bare: bool) -> None:
+    """What is measured, in a process of its own; prints its CPU seconds once all is loaded."""
+    generator = Generator(model="openai/mock", api_base=api_base, max_concurrency=SLOTS)
+    begun = 0.0
+    if bare:
+        done, cpu_s = asyncio.run(_bare(Endpoint(generator), count))
+    else:
+        with Ledger(ledger) as book, Engine(generator, book) as engine:
+            engine.warm()
+            done = 0
+            for outcome in engine.run(requests(count, generator.model), parse):
+                done += outcome.problem is None
+                begun = time.process_time() if done == SLOTS else begun
+            cpu_s = time.process_time() - begun
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    cpu_ms = round(1000 * cpu_s / (count - SLOTS), 3)
+    print(json.dumps({"done": done, "cpu_ms_per_request": cpu_ms, "peak_mib": peak_mib}))
+
+
+async def _bare(endpoint: Endpoint, count: int) -> tuple[int, float]:
+    """litellm alone in a loop that keeps the slots full: the least that any client on top of it can cost."""
+    left, done, begun = requests(count, "openai/mock"), 0, 0.0
+
+    async def slot() -> None:
+        nonlocal done, begun
+        for request in left:
+            reply, _ = await endpoint.ask(request)
+            done += bool(parse(reply))
+            begun = time.process_time() if done == SLOTS else begun
+
+    await asyncio.gather(*(slot() for _ in range(SLOTS)))
+    return done, time.process_time() - begun
+
+
+def run_client(server: MockServer, ledger: Path, count: int = REQUESTS, bare: bool = False,
+               ) -> tuple[dict, float, float]:
+    """Its figures, when it was started and when it ended (seconds of the clock)."""
+    begun = time.time()
+    command = [sys.executable, __file__, "--client", server.api_base, str(ledger), str(count), str(int(bare))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1]), begun, time.time()
+
+
+def span(folder: Path, fault_rate: float = 0.0) -> dict:
+    with mock_server(slots=SLOTS, latency_s=LATENCY_S, fault_rate=fault_rate) as server:
+        figures, begun, ended = run_client(server, folder / "ledger.sqlite")
+        seen = server.stats()
+    return {
+        **figures, "calls": seen["calls"], "bought_twice": seen["bought_twice"], "faults": seen["faults"],
+        "start_s": round(seen["begun_at"] - begun, 2), "end_s": round(ended - seen["ended_at"], 2),
+        "span_s": round(seen["span_s"], 2), "best_span_s": round(seen["best_span_s"], 2),
+        "span_share": round(seen["best_span_s"] / seen["span_s"], 4),
+        "share_with_start": round(seen["best_span_s"] / (ended - begun), 4)}
+
+
+def faults(folder: Path) -> dict:
+    return span(folder, fault_rate=0.05)
+
+
+def cpu(folder: Path) -> dict:
+    """No latency, so both clients are bound by their CPU; three runs each, the least counts."""
+    figures = {}
+    with mock_server(slots=SLOTS) as server:
+        for bare in (True, False):
+            runs = [run_client(server, folder / f"{bare}{run}.sqlite", 1000, bare)[0] for run in range(3)]
+            figures["litellm" if bare else "engine"] = min(run["cpu_ms_per_request"] for run in runs)
+    return {**figures, "own": round(figures["engine"] - figures["litellm"], 3), "unit": "ms of CPU per request"}
+
+
+def kill(folder: Path) -> dict:
+    """SIGKILL when half is answered, then the same command again."""
+    ledger = folder / "ledger.sqlite"
+    with mock_server(slots=SLOTS, latency_s=LATENCY_S) as server:
+        command = [sys.executable, __file__, "--client", server.api_base, str(ledger), str(REQUESTS), "0"]
+        first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while server.stats()["ok"] < REQUESTS / 2:
+            time.sleep(0.1)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        answered = server.stats()["ok"]
+        figures, _, _ = run_client(server, ledger)
+        seen = server.stats()
+    return {"answered_at_kill": answered, "done": figures["done"], "calls": seen["calls"],
+            "bought_twice": seen["bought_twice"]}
+
+
+def memory(folder: Path, count: int = 1_000_000) -> dict:
+    """A million requests through the whole engine, with a model that answers at once in this process."""
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        generator = Generator(model="openai/mock", api_base="http://127.0.0.1:9", max_concurrency=SLOTS)
+        with Engine(generator, ledger) as engine:
+            engine.caller().endpoint.ask = _at_once
+            peaks, begun = {}, time.monotonic()
+            for number, outcome in enumerate(engine.run(requests(count, generator.model), parse), 1):
+                assert isinstance(outcome, Outcome) and not outcome.problem
+                if number in (1000, count // 10, count):
+                    peaks[f"peak_mib_at_{number}"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            return {**peaks, "requests_per_s": round(count / (time.monotonic() - begun))}
+
+
+async def _at_once(request: Request) -> tuple[Reply, dict]:
+    text = '{"pairs": [{"question": "What?", "answer": "That.", "quote": "The option is read once"}]}'
+    return replace(Reply(request.key, text, "stop", 600, 20, None, 0.0, request.model), max_tokens=1024), {}
+
+
+PARTS = {part.__name__: part for part in (span, cpu, faults, kill, memory)}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("part", nargs="*", help="of: " + " ".join(PARTS))
+    options.add_argument("--client", nargs=4, metavar=("API_BASE", "LEDGER", "COUNT", "BARE"), help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.client:
+        api_base, ledger, count, bare = chosen.client
+        client(api_base, ledger, int(count), bare == "1")
+        return
+    for name in chosen.part or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"part": name, **PARTS[name](Path(folder))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Finds out what a model can do by asking it, never by its name: the way in which it will be asked for pairs.
+
+A few fixed questions about tiny passages, judged by code alone. The answers lie in the ledger like any other, so a
+second run asks nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from dataset_builder.engine import BadReply, Engine, Reply, Request
+from dataset_builder.replies import has_thoughts, json_in, tagged_lines
+from dataset_builder.spec import Generator
+
+Path = Literal["schema", "json", "tagged", "answer-first"]
+
+PASSAGES = (
+    "## Retries\n\nA failed upload is tried again three times by default. Set `max_retries` to 0 to turn this off. "
+    "Between two tries the client waits `backoff_seconds`, which doubles each time up to a limit of 64 seconds.",
+    "## Log files\n\nThe server writes one log file a day into `/var/log/quay`. Files older than 14 days are deleted "
+    "by the nightly job. To keep them longer, raise `retention_days` in `quay.toml` and restart the service.",
+    "## Choosing a device\n\nWithout `--device` the tool uses the first graphics card it finds. Pass `--device cpu` to "
+    "run without one. Runs on the processor are about twelve times slower, but they need no driver at all.",
+    "## Time zones\n\nAll times are stored in UTC. The column `created_at` is converted to the zone of the user only "
+    "when a page is shown. Reports use the zone given by `report_zone`, which falls back to UTC when it is empty.",
+    "## Limits of the free plan\n\nA project on the free plan may hold 500 documents. When the limit is reached, new "
+    "uploads fail with error `E1207`, while existing documents stay readable. Deleted documents count for a day more.",
+)
+"""Made up for this purpose, so that no model can know the answers by heart."""
+
+ENOUGH = 4
+"""Of the five passages: a way that fails more often than one time in five would throw too many answers away."""
+FIELDS = ("question", "answer", "quote")
+SCHEMA = {"type": "object", "additionalProperties": False, "required": list(FIELDS),
+          "properties": {name: {"type": "string"} for name in FIELDS}}
+TASK = ("Below is a passage of documentation. Write one question that a user of the product may ask and that the "
+        "passage answers, the answer in one full sentence, and a quote: the sentence of the passage that proves the answer, "
+        "copied character by character.")
+FORMS: dict[str, str] = {
+    "schema": "Reply with a JSON object with the keys question, answer and quote.",
+    "json": 'Reply with JSON only, in this form: {"question": "...", "answer": "...", "quote": "..."}',
+    "tagged": "Reply with three lines in this form:\nQUESTION: ...\nANSWER: ...\nQUOTE: ...",
+}
+ROOM, THINKING_ROOM = 320, 4096
+"""Tokens of one reply, without and with a chain of thought in front."""
+QUESTION_WORDS = re.compile(r"\b(what|which|how|why|when|where|who|can|does|do|is|are|will|should|may|must)\b", re.I)
+PLAIN = frozenset((
+    "the", "a", "an", "of", "to", "is", "are", "in", "it", "and", "or", "for", "by", "on", "with", "this", "that", "which",
+    "be", "as", "at", "from", "what", "how", "does", "do", "when", "where", "why", "who", "can", "will", "if", "not", "no"))
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """How to ask this model."""
+
+    path: Path
+    """`schema`: JSON Schema is obeyed; `json`: JSON in the text; `tagged`: lines with tags; `answer-first`: it cannot
+    be trusted to quote, so the builder picks the sentence and asks only for words around it."""
+    context_tokens: int | None
+    """Prompt and reply together; None: the endpoint does not say."""
+    tokens_per_second: float | None
+    """Of one reply, as the caller sees it (queue and prompt included)."""
+    thinking: bool
+    """It writes a chain of thought in front: leave room for it."""
+    why: str
+    """One line for the report."""
+
+
+def probe(generator: Generator, engine: Engine) -> Capability:
+    """Asks for one pair per passage in the most comfortable form first, and takes the first form that works.
+
+    Raises BuildProblem as `Engine.run` does. A form the endpoint refuses counts as one that does not work.
+    """
+    seen: list[Reply] = []
+    found = []
+    for form in FORMS:
+        replies = _ask(generator, engine, form, ROOM)
+        if any(reply and reply.finish_reason == "length" and has_thoughts(reply.text) for reply in replies):
+            replies = _ask(generator, engine, form, THINKING_ROOM)
+        seen += [reply for reply in replies if reply]
+        faults = [fault_in(form, reply, passage) for reply, passage in zip(replies, PASSAGES, strict=True)]
+        good = faults.count(None)
+        found.append(f"{form} {good}/{len(PASSAGES)}"
+                     + (f" ({next(fault for fault in faults if fault)})" if good < len(PASSAGES) else ""))
+        if good >= ENOUGH:
+            return _capability(form, engine, seen, found)
+    return _capability("answer-first", engine, seen, found)
+
+
+def _ask(generator: Generator, engine: Engine, form: str, room: int) -> list[Reply | None]:
+    """One reply per passage; None where the endpoint refused."""
+
+    def whole(reply: Reply) -> Reply:
+        if reply.finish_reason == "length" and reply.max_tokens < room:
+            raise BadReply("cut off at an earlier, smaller room")
+        return reply
+
+    requests = [Request(generator.model, _messages(form, passage), SCHEMA if form == "schema" else None, room, 0.0,
+                        generator.seed, "probe", about=number) for number, passage in enumerate(PASSAGES)]
+    replies: list[Reply | None] = [None] * len(PASSAGES)
+    for outcome in engine.run(requests, whole, len(requests)):
+        replies[outcome.request.about] = outcome.reply
+    return replies
+
+
+def _messages(form: str, passage: str) -> tuple[tuple[str, str], ...]:
+    return ("system", f"{TASK} {FORMS[form]}"), ("user", f"<passage>\n{passage}\n</passage>")
+
+
+def fault_in(form: str, reply: Reply | None, passage: str) -> str | None:
+    """What is wrong with a reply, in a few words; None: nothing."""
+    if reply is None:
+        return "refused by the endpoint"
+    try:
+        record = _record(form, reply.text)
+    except BadReply as bad:
+        return str(bad)
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in FIELDS):
+        return "fields are missing"
+    question, answer, quote = (record[name].strip() for name in FIELDS)
+    return _quote_fault(quote, passage) or _question_fault(question, passage) or _answer_fault(answer, question, quote)
+
+
+def _record(form: str, text: str) -> object:
+    if form == "tagged":
+        records = tagged_lines(text, [name.upper() for name in FIELDS])
+        if not records:
+            raise BadReply("no tagged lines in the reply")
+        return {name.lower(): value for name, value in records[0].items()}
+    return json_in(text)
+
+
+def _quote_fault(quote: str, passage: str) -> str | None:
+    body = " ".join(passage.split("\n", 1)[1].split())
+    quote = " ".join(quote.strip("\"'").split())
+    if quote not in body:
+        return "the quote is not in the passage"
+    if len(quote) < 20 or len(quote.split()) < 4:
+        return "the quote is too short to prove anything"
+    return "the quote is the whole passage" if len(quote) > 0.9 * len(body) else None
+
+
+def _question_fault(question: str, passage: str) -> str | None:
+    words = _content(question)
+    if not question.endswith("?") or len(question.split()) < 4 or not QUESTION_WORDS.search(question):
+        return "the question is none"
+    if "passage" in question.lower() or not words & _content(passage):
+        return "the question is not about what the passage says"
+    return None
+
+
+def _answer_fault(answer: str, question: str, quote: str) -> str | None:
+    words = _content(answer)
+    if len(answer.split()) < 3 or answer.endswith("?"):
+        return "the answer is none"
+    if len(words & _content(quote)) < len(words) / 3:
+        return "the answer is not what the quote says"
+    if words <= _content(question):
+        return "the answer only repeats the question"
+    return None
+
+
+def _content(text: str) -> set[str]:
+    return {word for word in re.findall(r"[a-z0-9_]+", text.lower()) if word not in PLAIN}
+
+
+def _capability(path: Path, engine: Engine, seen: list[Reply], found: Iterable[str]) -> Capability:
+    speeds = [reply.completion_tokens / reply.seconds for reply in seen if reply.seconds and reply.completion_tokens]
+    return Capability(
+        path, context_tokens(engine.generator.model, engine.api_base),
+        round(statistics.median(speeds), 1) if speeds else None,
+        any(has_thoughts(reply.text) for reply in seen), f"{path}: " + ", ".join(found))
+
+
+def context_tokens(model: str, api_base: str | None) -> int | None:
+    """What the server says (vLLM: `max_model_len`; llama.cpp: `n_ctx`), else what litellm's list says, else None."""
+    import requests
+
+    from dataset_builder.transport import litellm
+
+    if api_base:
+        try:
+            listed = requests.get(f"{api_base.rstrip('/')}/models", timeout=5).json()["data"]
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            listed = []
+        entries = [one for one in listed if isinstance(one, dict)]
+        for one in [one for one in entries if one.get("id") == model.partition("/")[2]] or entries[:1]:
+            figure = one.get("max_model_len") or one.get("context_length") or (one.get("meta") or {}).get("n_ctx")
+            if isinstance(figure, int):
+                return figure
+    try:
+        return litellm().get_model_info(model).get("max_input_tokens")
+    except Exception:  # litellm raises a bare Exception for a model it does not know
+        return None
