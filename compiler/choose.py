@@ -1,9 +1,8 @@
 """The choice: the setup with the least time per epoch among those that fit, under docs/quality-policy.md.
 
-Exhaustive, but lazy. Every point of the space has an upper bound of its speed; points are visited from the best bound
-down until no later one can win, and only then is memory computed. Within a cell (all options but the micro-batch)
-memory grows with the micro-batch, so a bisection finds which fit. Options never depend on the budget: a larger budget
-only adds points, so more memory never makes a plan slower.
+Exhaustive: every point of the space has its memory and an upper bound of its speed. Points are visited from the best
+bound down until no later one can win, so that the explained speed is computed for a few only. Options never depend on
+the budget: a larger budget only adds points, so more memory never makes a plan slower.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from itertools import product
 from typing import Any
 
 from compiler.constraints import conflict, dominated
-from compiler.memory import margin_bytes, peak_bytes, predict_memory, verdict
+from compiler.memory import margin_bytes, peak_lines, predict_memory, verdict
+from compiler.memory.lines import chunk_rows
+from compiler.memory.overhead import overhead_bytes
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
 from compiler.rules.schedule import effective_batch_for
@@ -58,10 +59,17 @@ class Point:
     order: tuple[int, ...]
     cell: Cell
     batch: tuple[int, int]
+    peak_bytes: int
+    needed_bytes: int
+    """The prediction and its margin."""
 
     @property
     def setup(self) -> Setup:
         return self.cell.setup(self.batch)
+
+    def matches(self, fixed: Mapping[str, Any]) -> bool:
+        values = self.cell.values
+        return all((values[name] if name in values else self.batch[0]) == value for name, value in fixed.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +82,21 @@ class Search:
     """The best bound first."""
     broken: str | None
     """Why the pinned fields cannot run; the plan is then a prediction only."""
-    peaks: dict[Setup, int] = field(default_factory=dict)
     memories: dict[Setup, Memory] = field(default_factory=dict)
     speeds: dict[Setup, float] = field(default_factory=dict)
+    answers: dict[tuple[Any, ...], Setup | None] = field(default_factory=dict)
 
     @property
     def case(self) -> Case:
         return self.draft.case
 
-    def peak_bytes(self, setup: Setup) -> int:
-        if setup not in self.peaks:
-            self.peaks[setup] = peak_bytes(self.case.model.architecture, setup, self.case.machine)
-        return self.peaks[setup]
-
     def memory(self, setup: Setup) -> Memory:
         if setup not in self.memories:
             self.memories[setup] = predict_memory(self.case.model.architecture, setup, self.case.machine)
         return self.memories[setup]
+
+    def peak_bytes(self, setup: Setup) -> int:
+        return self.memory(setup).total_bytes
 
     def tokens_per_second(self, setup: Setup) -> float:
         """The predicted speed, not above the plain setting's (see PLAIN)."""
@@ -112,55 +118,29 @@ class Search:
     def best(self, budget_bytes: int | None = None, **fixed: Any) -> Setup | None:
         """The fastest setup that fits among those with the given field values, in the case's budget or another one."""
         budget = budget_bytes or self.case.machine.budget_bytes
-        largest: dict[int, int] = {}
+        question = (budget, *fixed.items())
+        if question not in self.answers:
+            self.answers[question] = self._best(budget, fixed)
+        return self.answers[question]
+
+    def _best(self, budget_bytes: int, fixed: Mapping[str, Any]) -> Setup | None:
         winner, winner_key = None, None
         for point in self.points:
             if winner_key is not None and -point.bound > winner_key[0]:
                 break
-            if not matches(point, fixed) or not self._fits(point, budget, largest):
+            if point.needed_bytes > budget_bytes or not point.matches(fixed):
                 continue
             setup = point.setup
             key = (-self.tokens_per_second(setup), point.order)
-            if (winner_key is None or key < winner_key) and self.verdict(setup, budget)[0] == "fits":
+            # the verdict knows of host RAM too
+            if (winner_key is None or key < winner_key) and self.verdict(setup, budget_bytes)[0] == "fits":
                 winner, winner_key = setup, key
         return winner
 
     def smallest(self, **fixed: Any) -> Setup | None:
         """The setup that needs least memory among those with the given field values."""
-        least = [point for point in self.points if matches(point, fixed)]
-        if not least:
-            return None
-        return min(least, key=lambda point: (self.peak_bytes(point.setup), point.order)).setup
-
-    def _fits(self, point: Point, budget_bytes: int, largest: dict[int, int]) -> bool:
-        """Whether the device's memory suffices; `largest` remembers each cell's largest micro-batch that fits."""
-        if point.batch[1] == 1:  # gradients need not be carried along: not on the others' ascending line
-            return self._within(point.setup, budget_bytes)
-        number = id(point.cell)
-        if number not in largest:
-            largest[number] = self._largest_micro_batch(point.cell, budget_bytes)
-        return point.batch[0] <= largest[number]
-
-    def _within(self, setup: Setup, budget_bytes: int) -> bool:
-        peak = self.peak_bytes(setup)
-        return peak + margin_bytes(peak, self.case.machine) <= budget_bytes
-
-    def _largest_micro_batch(self, cell: Cell, budget_bytes: int) -> int:
-        """Bisection: memory never shrinks when the micro-batch grows. 0 when none fits."""
-        ascending = [batch for batch in cell.batches if batch[1] > 1]
-        low, high = 0, len(ascending)
-        while low < high:
-            middle = (low + high) // 2
-            if self._within(cell.setup(ascending[middle]), budget_bytes):
-                low = middle + 1
-            else:
-                high = middle
-        return ascending[low - 1][0] if low else 0
-
-
-def matches(point: Point, fixed: Mapping[str, Any]) -> bool:
-    values = point.cell.values
-    return all((values[name] if name in values else point.batch[0]) == value for name, value in fixed.items())
+        allowed = [point for point in self.points if point.matches(fixed)]
+        return min(allowed, key=lambda point: (point.peak_bytes, point.order)).setup if allowed else None
 
 
 def machine_for(machine: Machine, setup: Setup) -> Machine:
@@ -174,7 +154,7 @@ def machine_for(machine: Machine, setup: Setup) -> Machine:
 
 
 def search(draft: Draft) -> Search:
-    """The space of a case with its bounds; `draft` holds what the rules before the choice settled."""
+    """The space of a case with memory and bounds; `draft` holds what the rules before the choice settled."""
     domains = {rule.__name__: rule(draft) for rule in DOMAINS}
     cells, broken = _cells(draft, domains)
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
@@ -183,14 +163,32 @@ def search(draft: Draft) -> Search:
     for cell in cells:
         values = {**cell.values, **_plain_values(cell.values.__getitem__)}
         options = tuple(values[name] for name in domains)
-        for batch in cell.batches:
+        for batch, peak in zip(cell.batches, _peaks(draft.case, cell), strict=True):
             key = (options, batch)
             if key not in plain:
                 setup = Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **values)
                 plain[key] = _predicted(draft.case, setup)
-            points.append(Point(plain[key], (*cell.order, batch[0]), cell, batch))
+            needed = peak + margin_bytes(peak, draft.case.machine)
+            points.append(Point(plain[key], (*cell.order, batch[0]), cell, batch, peak, needed))
     points.sort(key=lambda point: (-point.bound, point.order))
     return Search(draft, domains, tuple(points), cannot)
+
+
+def _peaks(case: Case, cell: Cell) -> list[int]:
+    """`peak_bytes` of every batch of a cell. A cell's moments differ only by whether gradients are carried along, so
+    their
+    lines are drawn once."""
+    architecture, machine = case.model.architecture, case.machine
+    length, lines, peaks = cell.values["sequence_len"], {}, []
+    for batch in cell.batches:
+        carried = batch[1] > 1
+        if carried not in lines:
+            lines[carried] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu")
+        tokens = batch[0] * length
+        rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
+        live = round(max(line.bytes_at(tokens, length, rows) for line in lines[carried]))
+        peaks.append(live + overhead_bytes(live, machine))
+    return peaks
 
 
 def _plain_values(value_of: Callable[[str], Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ Everything here reads a finished Search; nothing changes the choice.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -415,10 +416,8 @@ def _pinned(case: Case, field: str, value: Any) -> Case:
         hint = f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(Training.model_fields)
         raise WorldProblem(f"`{field}` is no field of `training`", hint)
     if isinstance(value, str):
-        try:
+        with suppress(yaml.YAMLError):
             value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            pass
     if field in ("gradient_checkpointing",) and isinstance(value, bool):
         value = "on" if value else "off"  # YAML 1.1 reads the words as true and false
     stated = {name: getattr(training, name) for name in training.model_fields_set} | {field: value}

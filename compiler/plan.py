@@ -105,9 +105,10 @@ def _weighed(found: Search, setup: Setup, name: str) -> str:
         best for best in (found.best(**{name: value}) for value in others) if best
     ]
     if not fitting:
-        least = min(
-            (found.smallest(**{name: value}) for value in others), key=found.peak_bytes
-        )
+        smallest = [least for least in (found.smallest(**{name: value}) for value in others) if least]
+        if not smallest:  # an option that only goes with values that this case does not allow
+            return f"{', '.join(map(str, others))} cannot be combined with the rest"
+        least = min(smallest, key=found.peak_bytes)
         return f"{getattr(least, name)} {miss(found, least)}"
     rival = max(fitting, key=found.tokens_per_second)
     return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}"

@@ -11,6 +11,7 @@ from compiler.values import Alternative, Plan, Setup
 
 WIDTH = 110
 NAME_WIDTH = 24
+BAR_WIDTH = 80
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -89,9 +90,33 @@ def _head(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    from compiler.emit.bar import memory_lines
+    """The total against the budget, then the parts, the largest first. Not `compiler.emit`: the terminal needs no
+    emitter."""
+    machine, memory = plan.case.machine, plan.memory
+    total, budget = memory.total_bytes, machine.budget_bytes
+    each = " each" if plan.setup.devices > 1 else ""
+    lines = [
+        f"{format_size(total)} of {format_size(budget)}{each}, margin kept {format_size(plan.margin_bytes)}: "
+        f"{plan.verdict} ({100 * plan.probability:.0f} % likely); the peak is in phase `{memory.peak_phase}`",
+        f"[{memory_bar(plan)}]",
+    ]
+    parts = sorted(memory.parts, key=lambda part: -part.bytes)
+    lines += [
+        f"  {part.name.ljust(20)}{format_size(part.bytes).rjust(10)}   {part.how}" for part in parts if part.bytes
+    ]
+    if memory.host_parts and (plan.setup.zero_stage or plan.setup.gradient_checkpointing == "offload"):
+        lines.append(f"  {'host RAM'.ljust(20)}{format_size(memory.host_bytes).rjust(10)}")
+    return "\n".join(textwrap.shorten(line, WIDTH, placeholder=" ...") if len(line) > WIDTH else line for line in lines)
 
-    return "\n".join(memory_lines(plan))
+
+def memory_bar(plan: Plan) -> str:
+    """Each part by the first letter of its name, the margin as `-`, what is free as `.`; one budget wide."""
+    budget = plan.case.machine.budget_bytes
+    letters = ""
+    for part in sorted(plan.memory.parts, key=lambda part: -part.bytes):
+        letters += part.name[0] * round(BAR_WIDTH * part.bytes / budget)
+    letters += "-" * round(BAR_WIDTH * plan.margin_bytes / budget)
+    return letters[:BAR_WIDTH].ljust(BAR_WIDTH, ".") + (">" if len(letters) > BAR_WIDTH else "")
 
 
 def _setup_lines(plan: Plan) -> list[str]:

@@ -95,7 +95,15 @@ def method(draft: Draft) -> Domain:
             runs=True,
         ),
     )
-    return _domain(draft, "method", ("lora", "qlora-4bit"), "LoRA on 16-bit weights before 4-bit weights", rejected)
+    options: tuple[str, ...] = ("lora", "qlora-4bit")
+    if draft.case.machine.backend == "xpu":
+        options = ("lora",)
+        why = (
+            "bitsandbytes' 4-bit kernels are not verified upstream on XPU with Axolotl; 16-bit LoRA needs none of them"
+        )
+        rejected += (Rejected("qlora-4bit", why, runs=True),)
+    because = "adapters on frozen weights: 16-bit before 4-bit at the same time per epoch"
+    return _domain(draft, "method", options, because, rejected)
 
 
 def sequence_len(draft: Draft) -> Domain:
@@ -351,7 +359,10 @@ def zero_stage(draft: Draft) -> Domain:
             return _domain(draft, "zero_stage", (0,), "one device: nothing to shard", (alone, spill, frozen))
         return _domain(draft, "zero_stage", (0, 2, 3), "one device: DeepSpeed only for an offload", (alone,))
     because = "plain data parallel needs the least traffic; a stage shards what does not fit"
-    return _domain(draft, "zero_stage", (0, 1, 2) if adapter else (0, 1, 2, 3), because, (frozen,) if adapter else ())
+    rejected = (Rejected(1, "stage 2 shards gradients as well, at no more traffic", runs=True),)
+    if adapter:
+        return _domain(draft, "zero_stage", (0, 2), because, (*rejected, frozen))
+    return _domain(draft, "zero_stage", (0, 2, 3), because, rejected)
 
 
 def offload(draft: Draft) -> Domain:

@@ -7,7 +7,6 @@ import math
 from compiler.rules.draft import Draft, percent, stated
 from compiler.values import DatasetFacts, Decision
 
-
 Z_99 = 2.3263
 """Standard deviations below which 99 % of a normal distribution lie."""
 
@@ -142,7 +141,8 @@ def truncated_share(dataset: DatasetFacts, length: int) -> float:
         return sum(rows for bound, rows in dataset.length_histogram if bound > length) / total if total else 0.0
     if length >= dataset.max_tokens:
         return 0.0
-    return max(0.0, 1 - _share_below(dataset, length))
+    share = max(0.0, 1 - _share_below(dataset, length))
+    return min(share, 0.01) if length >= dataset.p99_tokens else max(share, 0.01)
 
 
 def _share_below(dataset: DatasetFacts, length: int) -> float:
