@@ -47,6 +47,19 @@ def _lead(soup: BeautifulSoup, text: str) -> Tag:
     return paragraph
 
 
+def _lead_in(soup: BeautifulSoup, words: str, block: Tag | None) -> Tag | None:
+    """Put bold words before the paragraph that `block` is or begins with; where it begins otherwise, return them as a paragraph."""
+    while block is not None and block.name in ("div", "section"):
+        block = next((child for child in block.children if isinstance(child, Tag) or child.strip()), None)
+        if not isinstance(block, Tag):
+            break
+    if not isinstance(block, Tag) or block.name != "p":
+        return _lead(soup, words)
+    block.insert(0, " ")
+    block.insert(0, _new(soup, "strong", words))
+    return None
+
+
 def _squeezed(element: Tag) -> str:
     return " ".join(element.get_text().split())
 
@@ -83,12 +96,15 @@ def _admonitions(soup: BeautifulSoup, main: Tag) -> None:
         if title is not None and content is not None:
             content.name = "div"
             words = _squeezed(title) or next(iter(classes(table.parent) - {"admonitionblock"}), "note").capitalize()
-            content.insert(0, _lead(soup, f"{words}:"))
+            lead = _lead_in(soup, f"{words}:", content)
+            if lead is not None:
+                content.insert(0, lead)
             table.replace_with(content.extract())
     for title in main.find_all(class_=re.compile(r"^(?:admonition-title|admonitionHeading|admonition-heading)")):
         words = _squeezed(title).rstrip(":")
         if title.name != "summary" and words:
-            title.replace_with(_lead(soup, f"{words[:1].upper()}{words[1:]}:"))
+            lead = _lead_in(soup, f"{words[:1].upper()}{words[1:]}:", title.find_next_sibling())
+            title.decompose() if lead is None else title.replace_with(lead)
 
 
 def _details(soup: BeautifulSoup, main: Tag) -> None:
@@ -191,11 +207,11 @@ def _cell(soup: BeautifulSoup, cell: Tag | None, name: str) -> Tag:
 
     copied = _new(soup, name) if cell is None else copy.copy(cell)
     copied.name, copied.attrs = name, {}
-    for item in copied.find_all(("li", "br", "p")):
+    for item in copied.find_all(("li", "br")):
         if item.name == "br":
             item.replace_with(" ")
-        elif item.find_next_sibling(item.name):
-            item.append(";" if item.name == "li" else "")
+        elif item.find_next_sibling("li"):
+            (item.find("p") or item).append(";")
     for block in copied.find_all(("ul", "ol", "li", "div", "p", "dl", "dt", "dd", "blockquote")):
         block.insert_after(" ")
         block.unwrap()
@@ -236,29 +252,50 @@ def _signature(soup: BeautifulSoup, term: Tag, level: int, first: bool) -> Tag:
 
 
 def _definitions(soup: BeautifulSoup, main: Tag) -> None:
-    """Other definition lists become lists whose items begin with the bold term."""
+    """Other definition lists become lists: `- **term**: its first paragraph`, and what else there is below."""
     for definitions in main.find_all("dl"):
-        items, item = _new(soup, "ul"), None
-        for child in list(definitions.find_all(("dt", "dd", "div"), recursive=False)):
-            for part in child.find_all(("dt", "dd"), recursive=False) if child.name == "div" else [child]:
-                if part.name == "dt" or item is None:
-                    item = _new(soup, "li")
-                    items.append(item)
-                if part.name == "dt":
-                    part.name, part.attrs = ("p", {}) if not part.find(_BLOCKS) else ("div", {})
-                    _embolden(soup, part)
-                else:
-                    part.name = "div"
-                item.append(part.extract())
+        items = _new(soup, "ul")
+        for terms, bodies in _entries(definitions):
+            item = _new(soup, "li")
+            items.append(item)
+            line = _new(soup, "p")
+            for term in terms:
+                if line.contents:
+                    line.append(", ")
+                _add_term(soup, line, term)
+            if line.contents:
+                item.append(line)
+            for body in bodies:
+                first = next((child for child in body.children if isinstance(child, Tag) or child.strip()), None)
+                if line.contents and body is bodies[0] and isinstance(first, Tag) and first.name == "p":
+                    line.append(": ")
+                    line.extend(list(first.contents))
+                    first.decompose()
+                elif line.contents and body is bodies[0] and not body.find(_BLOCKS) and first is not None:
+                    line.append(": ")
+                    line.extend(list(body.contents))
+                body.name, body.attrs = "div", {}
+                item.append(body.extract())
         definitions.replace_with(items)
 
 
-def _embolden(soup: BeautifulSoup, term: Tag) -> None:
-    if term.find(("code", "strong", "b", "pre")) or not term.get_text(strip=True) or term.find(_BLOCKS):
-        return
-    strong = _new(soup, "strong", _squeezed(term))
-    term.clear()
-    term.append(strong)
+def _entries(definitions: Tag) -> list[tuple[list[Tag], list[Tag]]]:
+    """(terms, descriptions) of each entry; HTML allows several of both, and a <div> around an entry."""
+    entries: list[tuple[list[Tag], list[Tag]]] = []
+    for child in definitions.find_all(("dt", "dd", "div"), recursive=False):
+        for part in child.find_all(("dt", "dd"), recursive=False) if child.name == "div" else [child]:
+            if not entries or (part.name == "dt" and entries[-1][1]):
+                entries.append(([], []))
+            entries[-1][0 if part.name == "dt" else 1].append(part)
+    return entries
+
+
+def _add_term(soup: BeautifulSoup, line: Tag, term: Tag) -> None:
+    """A term's words, bold unless they have a mark of their own."""
+    if term.find(("code", "strong", "b", "kbd")) and not term.find(_BLOCKS):
+        line.extend(list(term.contents))
+    elif term.get_text(strip=True):
+        line.append(_new(soup, "strong", _squeezed(term)))
 
 
 def _lists_of_sections(main: Tag) -> None:

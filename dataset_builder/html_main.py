@@ -31,7 +31,8 @@ _NAVIGATION_WORDS = frozenset(
     "localtoc contents related footer copyright copyrights edit share social search skip banner announcement versions feedback "
     "sphinxsidebar rst-versions indices".split())
 """Words of a class or id that mark navigation, believed only where links make up the element."""
-_PERMALINKS = frozenset({"headerlink", "hash-link", "anchor-link", "header-anchor", "viewcode-link", "viewcode-back", "doc-anchor"})
+_PERMALINKS = frozenset({"headerlink", "hash-link", "anchor-link", "header-anchor", "viewcode-link", "viewcode-back", "doc-anchor",
+                         "theme-doc-version-badge"})
 _MAX_DEPTH = 100
 """Elements nested deeper than any documentation are flattened to their text: the converter recurses."""
 _BOXES = ("div", "main", "section", "article", "table", "tbody", "tr", "td", "center", "body")

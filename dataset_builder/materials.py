@@ -137,7 +137,8 @@ def _store(source: "Source", documents: list[Document], base: Path, root: Path) 
         if path.relative_to(folder).as_posix() not in used:
             path.unlink()
     settings = source.model_dump(mode="json", exclude_defaults=True)
-    return {"source": settings, "folder": folder.relative_to(root).as_posix(), "documents": listed}
+    commit = re.search(r"@([0-9a-f]{40,64}):", documents[0].origin) if documents and source.kind == "repo" else None
+    return {"source": settings, **({"commit": commit[1]} if commit else {}), "folder": folder.relative_to(root).as_posix(), "documents": listed}
 
 
 def _forget_others(base: Path, kept: set[str]) -> None:
@@ -151,7 +152,7 @@ def _forget_others(base: Path, kept: set[str]) -> None:
 
 def file_name(origin: str, used: set[str]) -> str:
     """A safe relative path ending in .md for an origin; `used` keeps two origins apart on file systems that ignore case."""
-    path = re.sub(r"^\w+://", "", origin)
+    path = re.sub(r"@[0-9a-f]{40,64}:", "/", re.sub(r"^\w+://", "", origin))  # a new commit is a changed file, not a new one
     parts = [_safe_name(part) for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
     name = "/".join(parts[-12:]) or "document"
     name = re.sub(r"\.(?:md|markdown)$", "", name)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 from pydantic import Field
@@ -36,13 +36,13 @@ def fetch(spec: FilesSource, context: Context) -> Iterator[Document]:
     if not folder.exists():
         raise BuildProblem(f"dataset.sources: {spec.path} does not exist\n  fix: paths are relative to the folder you start `recipe` in ({context.root})")
     if folder.is_file():
-        yield from _document(folder, folder.parent, spec, context, folder.name)
+        yield from _document(folder, spec, context, "")
         return
     from dataset_builder.licences import licence_of_folder
 
     licence = spec.licence or licence_of_folder(folder)
     for path in walk(folder, spec.include, spec.exclude, context):
-        yield from _document(path, folder, spec, context, path.relative_to(folder).as_posix(), licence)
+        yield from _document(path, spec, context, path.relative_to(folder).as_posix(), licence)
 
 
 def walk(folder: Path, include: Sequence[str], exclude: Sequence[str], context: Context) -> list[Path]:
@@ -74,11 +74,11 @@ def _inside(path: Path, home: Path) -> bool:
         return False
 
 
-def _document(path: Path, folder: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None) -> Iterator[Document]:
+def _document(path: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None) -> Iterator[Document]:
     from dataset_builder.formats import read, readable
     from dataset_builder.materials import document
 
-    origin = origin_of(path, context.root)
+    origin = origin_of(spec.path, relative)
     if not readable(path.name):
         context.report.skip(origin, f"files ending in {path.suffix or 'nothing'} are not documents")
         return
@@ -95,10 +95,10 @@ def _document(path: Path, folder: Path, spec: FilesSource, context: Context, rel
     yield document(origin, reading.title, reading.markdown, licence=spec.licence or reading.licence or licence)
 
 
-def origin_of(path: Path, root: Path) -> str:
-    """The path relative to the project root where it is below it, else as it is; with forward slashes and printable."""
-    try:
-        text = path.relative_to(root).as_posix()
-    except ValueError:
-        text = path.as_posix()
-    return text.encode("utf-8", "backslashreplace").decode()
+def origin_of(stated: str, relative: str) -> str:
+    """The document's path as the recipe writes it, so that the lock is the same on every machine; forward slashes, printable.
+
+    >>> origin_of("./my-notes/", "a/b.md")
+    'my-notes/a/b.md'
+    """
+    return PurePosixPath(PurePath(stated).as_posix(), relative).as_posix().encode("utf-8", "backslashreplace").decode()
