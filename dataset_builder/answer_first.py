@@ -49,7 +49,7 @@ def request(wording: Wording, generator: Generator) -> Request:
     sentence = " ".join(fact.answer.split())[:400]
     subject = fact.subject if fact.subject.casefold() in fact.answer.casefold() else topic(chunk) or fact.subject
     return Request(
-        model=generator.model,
+        model=prompting.model_name(generator.model),
         messages=prompting.messages("question", sentence=sentence, subject=subject[:80]),
         max_tokens=MAX_QUESTION_TOKENS,
         temperature=0.0 if wording.attempt == 0 else 0.5,
