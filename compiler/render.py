@@ -106,7 +106,7 @@ def _memory(plan: Plan) -> str:
     ]
     if memory.host_parts and (plan.setup.zero_stage or plan.setup.gradient_checkpointing == "offload"):
         lines.append(f"  {'host RAM'.ljust(20)}{format_size(memory.host_bytes).rjust(10)}")
-    return "\n".join(textwrap.shorten(line, WIDTH, placeholder=" ...") if len(line) > WIDTH else line for line in lines)
+    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3].rstrip() + "..." for line in lines)
 
 
 def memory_bar(plan: Plan) -> str:

@@ -1,0 +1,263 @@
+"""The choice: exhaustive, within its rules, right on the cases people have."""
+
+import pytest
+from planner_cases import CPU, DEV, GEMMA, GIB, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case, measured, with_budget
+
+from compiler.choose import why_not
+from compiler.constraints import conflict
+from compiler.memory import predict_memory, verdict
+from compiler.plan import plan, settled_search
+from compiler.problems import WorldProblem
+from compiler.speed import predict_speed
+from compiler.values import Setup
+
+CASES = [
+    case(),
+    case(effective_batch=16),
+    case(target={**DEV, "count": 2}),
+    case(target=CPU),
+    case(target={"gpu": "t4"}),
+    case(model=LLAMA_1B, target={**DEV, "count": 2}, method="full"),
+    case(model=SMALL, target={"gpu": "arc-b580"}),
+]
+
+
+@pytest.mark.parametrize("found", CASES, ids=lambda one: f"{one.model.id}-{one.machine.id}-{one.machine.count}")
+def test_the_choice_is_that_of_trying_everything(found):
+    space = settled_search(found)
+    machine, model = found.machine, found.model.architecture
+    fitting = []
+    for point in space.points:
+        memory = predict_memory(model, point.setup, machine)
+        assert memory.total_bytes == point.peak_bytes
+        rate = space.tokens_per_second(point.setup)
+        assert rate <= point.bound
+        assert rate <= predict_speed(model, point.setup, machine, found.dataset).tokens_per_second
+        if space.verdict(point.setup)[0] == "fits":
+            fitting.append((-rate, point.order, point.setup))
+    assert min(fitting)[2] == space.best()
+
+
+def test_a_space_holds_no_setup_that_breaks_a_constraint():
+    for found in CASES:
+        assert all(conflict(point.setup) is None for point in settled_search(found).points)
+
+
+@pytest.mark.parametrize("asked", [1, 6, 16, 48])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_effective_batch_asked_for_is_kept_exactly(asked, count):
+    setup = plan(case(target={**DEV, "count": count}, effective_batch=asked * count)).setup
+    assert setup.micro_batch * setup.gradient_accumulation * setup.devices == asked * count
+
+
+def test_an_effective_batch_that_devices_do_not_divide_is_said_aloud():
+    found = plan(case(target={**DEV, "count": 2}, effective_batch=5))
+    assert found.setup.effective_batch in (4, 6)
+    assert any("effective batch" in one for one in found.warnings)
+
+
+def test_gemma_2_never_trains_with_sdpa_and_takes_flash_attention_where_it_runs():
+    # sdpa drops the soft-capping of attention scores without a word (transformers #32865)
+    for target in (DEV, {"gpu": "t4"}, {"gpu": "arc-b580"}, CPU, {"gpu": "h100-sxm"}):
+        found = plan(case(target=target))
+        assert found.setup.attention == ("flash_attention_2" if found.case.machine.flash_attention_2 else "eager")
+        assert "sdpa" not in settled_search(found.case).domains["attention"].options
+
+
+def test_256k_logits_decide_on_8_gib():
+    # 14 bytes x 256,000 = 3.6 MB a token: the standard loss of 2,048 tokens alone takes 6.8 GiB
+    found = plan(case(GEMMA, DEV, sequence_len=2048, effective_batch=16))
+    assert found.fits and found.setup.cross_entropy == "liger"
+    assert not plan(case(GEMMA, DEV, sequence_len=2048, cross_entropy="standard")).fits
+    assert found.memory.total_bytes + found.margin_bytes <= 8 * GIB
+
+
+def test_two_cards_share_the_batch():
+    found = plan(case(target={**DEV, "count": 2}, effective_batch=16))
+    assert found.fits and found.setup.devices == 2 and found.setup.effective_batch == 16
+
+
+def test_arc_is_conservative_and_says_so():
+    found = plan(case(target={"gpu": "arc-b580"}))
+    assert found.fits and any("not verified upstream" in one for one in found.warnings)
+    setup = found.setup
+    assert (setup.method, setup.cross_entropy, setup.lora_kernels) == ("lora", "standard", False)
+    assert (setup.zero_stage, setup.sample_packing) == (0, False)
+
+
+def test_a_cpu_trains_in_bf16_with_nothing_that_needs_a_gpu():
+    for model in (GEMMA, QWEN):
+        found = plan(case(model, CPU))
+        setup = found.setup
+        assert found.fits and setup.precision == "bf16"
+        assert setup.attention in ("sdpa", "eager") and setup.cross_entropy in ("standard", "chunked")
+        assert setup.gradient_checkpointing != "offload" and not setup.lora_kernels and not setup.sample_packing
+        assert setup.zero_stage == 0 and setup.optimizer == "adamw_torch_fused"
+        because = found.decision("precision").because
+        assert "Zen 4" in because and "Sapphire Rapids" in because and "14900K" in because
+
+
+def test_a_t4_has_no_bf16_and_no_flash_attention():
+    for model in (GEMMA, QWEN):
+        setup = plan(case(model, {"gpu": "t4"})).setup
+        assert setup.precision == "fp16" and setup.attention in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("gpu", ["rtx-4090", "a100-40gb", "h100-sxm"])
+def test_bf16_lora_before_4_bit_where_there_is_room(gpu):
+    found = plan(case(target={"gpu": gpu}))
+    assert found.fits and found.setup.method == "lora" and found.setup.gradient_checkpointing == "off"
+
+
+@pytest.mark.parametrize("model", [LLAMA_8B, "mistralai/Mistral-7B-Instruct-v0.3"])
+@pytest.mark.parametrize("budget", [12, 16])
+def test_7_and_8_billion_take_4_bit_where_16_bit_cannot_fit(model, budget):
+    target = {"gpu": "rtx-3090-ti", "vram_budget": f"{budget} GiB", "host_ram": "64 GiB"}
+    found = plan(case(model, target, effective_batch=16))
+    assert found.fits and found.setup.method == "qlora-4bit"
+    assert not plan(case(model, target, effective_batch=16, method="lora")).fits
+
+
+def test_where_4_bit_is_taken_although_16_bit_fits_it_is_faster_and_said_aloud():
+    seen = 0
+    for gib in range(5, 14):
+        found = plan(with_budget(case(), gib * GIB))
+        space = settled_search(found.case)
+        wider = space.best(method="lora")
+        if found.setup.method == "qlora-4bit" and wider:
+            seen += 1
+            assert space.tokens_per_second(found.setup) > space.tokens_per_second(wider)
+            assert any("16-bit ones fit" in one for one in found.warnings)
+    assert seen, "no budget lies in the band; the test tests nothing"
+
+
+def test_full_fine_tuning_only_when_asked_and_sharded_by_need():
+    assert plan(case(LLAMA_1B, {"gpu": "h100-sxm"})).setup.method != "full"
+    two = {"gpu": "rtx-3090-ti", "count": 2, "vram_budget": "8 GiB", "host_ram": "64 GiB"}
+    found = plan(case(LLAMA_1B, two, method="full", optimizer="adamw_torch_fused"))
+    assert found.setup.zero_stage >= 2, "1.2 B parameters with gradients and 32-bit AdamW do not fit 8 GiB unsharded"
+    assert found.fits and found.decision("deepspeed").value["stage"] == found.setup.zero_stage
+    roomy = plan(case(LLAMA_1B, {"gpu": "h100-sxm", "count": 2}, method="full"))
+    assert roomy.fits and roomy.decision("deepspeed").value is None, "no DeepSpeed where nothing asks for it"
+
+
+def test_4_bit_weights_are_never_sharded_by_zero_3():
+    found = plan(case(target={**DEV, "count": 2}, method="qlora-4bit", zero_stage=3))
+    assert not found.fits and "ZeRO-3" in found.warnings[0]
+    for one in (case(target={**DEV, "count": 4}), case(LLAMA_8B, {**DEV, "count": 2})):
+        assert all(point.setup.zero_stage < 3 for point in settled_search(one).points)
+
+
+def test_one_device_without_offload_has_no_deepspeed():
+    for one in (case(), case(QWEN), case(target=CPU), case(SMALL, method="full")):
+        found = plan(one)
+        assert found.decision("deepspeed").value is None or found.setup.offload != "none"
+
+
+def test_sequence_length_drops_at_most_one_percent_unasked():
+    lengths = measured(10_000, t128=9_700, t256=200, t512=95, t4096=5)
+    found = plan(case(QWEN, dataset=lengths))
+    assert found.setup.sequence_len in (256, 4096) and not any("longer than" in one for one in found.warnings)
+    pinned = plan(case(QWEN, dataset=lengths, sequence_len=128))
+    assert pinned.setup.sequence_len == 128 and any("3 % of the rows" in one for one in pinned.warnings)
+
+
+def test_rows_are_packed_unasked_only_where_no_batch_is_asked_for():
+    short = measured(10_000, t128=9_000, t1024=1_000)
+    assert not plan(case(QWEN, dataset=short, effective_batch=16)).setup.sample_packing
+    free = plan(case(QWEN, dataset=short))
+    assert free.setup.sample_packing and free.setup.attention == "flash_attention_2"
+    assert not plan(case(QWEN, {"gpu": "t4"}, dataset=short)).setup.sample_packing
+
+
+def test_phi_3_has_no_lora_kernels_because_its_projections_are_fused():
+    assert not plan(case(PHI, {"gpu": "rtx-4090"})).setup.lora_kernels
+    assert plan(case(QWEN, {"gpu": "rtx-4090"})).setup.lora_kernels
+
+
+def test_everything_pinned_is_predicted_even_when_it_does_not_fit():
+    setup = {
+        "method": "lora", "micro_batch": 8, "gradient_accumulation": 2, "sequence_len": 2048,
+        "gradient_checkpointing": "off", "optimizer": "adamw_torch", "attention": "sdpa", "cross_entropy": "standard",
+        "sample_packing": False, "lora_r": 32, "lora_alpha": 16, "lora_targets": "attention", "lora_kernels": False,
+        "zero_stage": 0, "offload": "none", "weights_dtype": "bf16", "precision": "bf16", "double_quant": False,
+        "train_embeddings": False, "lora_dropout": 0.05,
+    }  # fmt: skip
+    found = plan(case(GEMMA, DEV, **setup))
+    assert {name: getattr(found.setup, name) for name in setup} == setup
+    assert not found.fits and found.verdict == "does not fit"
+    assert any("cannot run" in one for one in found.warnings), "sdpa drops Gemma's soft-capping"
+    assert found.memory.total_bytes > 8 * GIB
+
+
+def test_nothing_fits_says_by_how_much_and_what_would_help():
+    found = plan(case(LLAMA_8B, {"gpu": "rtx-3090-ti", "vram_budget": "4 GiB", "host_ram": "64 GiB"}))
+    assert not found.fits and found.setup.method == "qlora-4bit"
+    text = "\n".join(way.text for way in found.ways_out)
+    assert "`sequence_len: " in text and "`vram_budget`" in text and "`base_model: " in text
+    assert all(way.total_bytes > 0 for way in found.ways_out)
+
+
+def test_a_way_out_that_is_said_to_fit_fits():
+    unfit = case(LLAMA_1B, DEV, method="full", zero_stage=0, offload="none", optimizer="adamw_torch_fused")
+    ways = plan(unfit).ways_out
+    assert any("`method: qlora-4bit`" in way.text and "which fits" in way.text for way in ways)
+    assert plan(case(LLAMA_1B, DEV, method="qlora-4bit")).fits
+    assert any("`optimizer: " in way.text for way in ways)
+
+
+def test_offloads_count_host_ram():
+    two = {"gpu": "rtx-3090-ti", "count": 2, "vram_budget": "8 GiB", "host_ram": "7 GiB"}
+    found = plan(case(LLAMA_1B, two, method="full", zero_stage=3, offload="params"))
+    assert found.memory.host_bytes > 7 * GIB and not found.fits
+
+
+def test_alternatives_name_what_lost_with_numbers():
+    found = plan(case(effective_batch=16))
+    by_field = {}
+    for one in found.alternatives:
+        by_field.setdefault(one.field, []).append(one)
+        assert one.why_not and one.total_bytes > 0
+    searched = set(settled_search(found.case).domains) | {"micro_batch"}
+    assert set(by_field) == searched
+    assert all(one.setup != found.setup for one in found.alternatives)
+
+
+def test_the_frontier_trades_memory_for_time():
+    found = plan(case())
+    sizes = [one.total_bytes for one in found.frontier]
+    speeds = [one.tokens_per_second for one in found.frontier]
+    assert len(sizes) > 2 and sizes == sorted(sizes, reverse=True) and speeds == sorted(speeds, reverse=True)
+
+
+def test_more_memory_says_what_it_buys():
+    small = plan(with_budget(case(), 6 * GIB))
+    assert small.more_memory and "faster" in small.more_memory.why_not
+    large = plan(case(SMALL, {"gpu": "h100-sxm"}))
+    assert large.more_memory and "no speed" in large.more_memory.why_not
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("attention", "sdpa", "soft"), ("method", "full", "full fine-tuning"), ("micro_batch", "16", "GiB"),
+        ("cross_entropy", "standard", "tokens/s"), ("lora_r", "256", "tokens/s"), ("zero_stage", "3", "ZeRO"),
+        ("gradient_checkpointing", "off", "tokens/s"), ("learning_rate", "0.001", "the recipe may ask for it"),
+    ],
+)  # fmt: skip
+def test_why_not_names_the_constraint_with_numbers(field, value, word):
+    text = why_not(case(effective_batch=16), field, value)
+    assert field in text and (word in text or ("caps attention" in text and word == "soft")), text
+
+
+def test_why_not_of_what_is_no_field_or_value_is_a_clear_message():
+    with pytest.raises(WorldProblem, match="did you mean `micro_batch`"):
+        why_not(case(), "micro_batches", 1)
+    with pytest.raises(WorldProblem, match="cannot be"):
+        why_not(case(), "method", "magic")
+
+
+def test_the_verdict_of_the_search_is_that_of_the_memory_model():
+    found = plan(case())
+    assert verdict(found.memory, found.case.machine)[0] == "fits"
+    assert isinstance(found.setup, Setup)
