@@ -107,6 +107,8 @@ def _described(target: Target, card: CustomGpu) -> Machine:
 
 def _ram(target: Target) -> int:
     """What a CPU target has. The catalogue cannot know it, and this machine need not be the one that trains."""
+    if target.vram_budget is not None and target.ram_budget is None:
+        raise WorldProblem("a CPU has no VRAM", "write `ram_budget` instead of `vram_budget`")
     if target.ram_budget is None and target.host_ram is None:
         raise WorldProblem("a CPU target needs its memory", "add `ram_budget: 16 GiB`, or as much as training may take")
     return target.ram_budget or round(RAM_SHARE * (target.host_ram or 0))

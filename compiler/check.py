@@ -43,11 +43,15 @@ def check_source(source: Source) -> Recipe:
 
 def _look_up(source: Source, recipe: Recipe, sound: dict[str, Any]) -> tuple[Facts, list[Problem]]:
     """The facts of what the recipe names, and a problem for each thing that nobody knows."""
+    from compiler.facts import gpus
+
     problems, machines, model = [], {}, None
     for name, target in recipe.targets.items() if sound["targets"] is not STAND_INS["targets"] else ():
         try:
             machines[name] = find_machine(target)
         except WorldProblem as error:
+            if target.gpu in gpus() and sound["targets"][name] != source.value["targets"][name]:
+                continue  # what it lacks is what was found faulty
             problems.append(source.problem(("targets", name, "gpu"), error.message, error.fix or ""))
     if sound["base_model"] is not STAND_INS["base_model"]:
         try:

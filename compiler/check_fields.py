@@ -64,7 +64,10 @@ def field_problems(source: Source, error: ValidationError) -> list[Problem]:
 
 def _said_deeper(source: Source, path: KeyPath, detail: str, found: list[dict[str, Any]], places: Any) -> bool:
     """Whether these are only the branches of a union that was not meant: `gpu: {...}` is no text, but may be a card."""
-    if detail or not isinstance(_value(source, path), dict | list):
+    value = _value(source, path)
+    if value is None and source.value_marks.get(path) in {(one.line, one.column) for one in source.problems}:
+        return True  # a number that is none was read as nothing
+    if detail or not isinstance(value, dict | list):
         return False
     others = [(other, kind) for other, kind in places if (other, kind) != (path, detail)]
     inside = any(other[: len(path)] == path for other, _ in others)
@@ -151,14 +154,17 @@ def unknown_key(source: Source, path: KeyPath) -> tuple[str, str]:
     for name in meanings:
         if name in known:
             return message, f"write `{name}`"
+    kinds = [home.partition("kind=")[2].rstrip("]") for home in fields.homes().get(plain, ()) if "kind=" in home]
+    if parent[:2] == ("dataset", "sources") and kinds:
+        return message, f"only a source of {' or '.join(f'`kind: {kind}`' for kind in kinds)} has it"
     for name in meanings:
         if name in fields.homes():
             return message, f"it belongs under {_homes(name)}" + ("" if name == key else f" as `{name}`")
+    if parent in ((), ("training",)) and plain in axolotl_keys():
+        return message, "it is a key of Axolotl: put it under `axolotl:` at the top level"
     near = close(plain, known)
     if near:
         return message, f"did you mean `{near}`?"
-    if plain in axolotl_keys():
-        return message, "it is a key of Axolotl: put it under `axolotl:` at the top level"
     near = close(plain, [*fields.homes()], 0.8)
     if near:
         return message, f"did you mean `{near}` under {_homes(near)}?"

@@ -147,7 +147,7 @@ def _plural(items: dict[str, Any]) -> str:
 def _yaml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "(omitted)" if value is None else str(value)
+    return "none" if value is None else str(value)
 
 
 @cache

@@ -154,7 +154,8 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, mark)
         if event.tag is not None:
-            self.note(mark, f"`{_short(event.tag)}` is a YAML tag; recipes have none", "delete it")
+            tag = _short(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            self.note(mark, f"`{tag}` is a YAML tag; recipes have none", "delete it")
         before = self.num_values - 1
         if isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event, mark)
@@ -228,6 +229,8 @@ class _Reader:
     def syntax_error(self, error: yaml.MarkedYAMLError) -> NoReturn:
         """The parser's own words, but for what trips people most."""
         at = error.problem_mark or error.context_mark
+        if at and error.context_mark and not "".join(self.lines[at.line :])[at.column :].strip():
+            at = error.context_mark  # the text ended inside a bracket or quote: show where it was opened
         mark = (at.line + 1, at.column + 1) if at else (1, 1)
         text = self.lines[min(mark[0], len(self.lines)) - 1]
         if "\t" in text[: len(text) - len(text.lstrip())] or text[mark[1] - 1 : mark[1]] == "\t":
