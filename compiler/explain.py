@@ -171,7 +171,8 @@ _REFERENCE_HEAD = """# The recipe, field by field
 
 Made by `recipe explain --markdown` from the code; a test keeps it fresh. `<name>` is a name of your own. Sizes are
 written `8 GiB` (2^30 bytes), `8GB` (10^9) or `8192 MiB`; a bare number is refused. `auto` means that the planner
-decides, and plan.md says why; everything else is taken as it is. `dataset.judge` has the fields of `dataset.generator`."""
+decides, and plan.md says why; everything else is taken as it is. `dataset.judge` has the fields of
+`dataset.generator`."""
 
 
 def _section(place: str, about: dict[str, str], docs: list[fields.FieldDoc]) -> str:

@@ -1,5 +1,6 @@
 """Every problem that a recipe may have is told at its place, with a fix, and all of a recipe in one run."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from compiler.source import parse_source
 
 CASES = Path(__file__).parent / "problems"
 GOLDEN = sorted(path.stem for path in CASES.glob("*.yaml"))
-"""Each `<case>.yaml` has the problems that `<case>.txt` shows. To see them anew: UPDATE_GOLDEN=1 pytest tests/test_check.py"""
+"""Each `<case>.yaml` has the problems that `<case>.txt` shows; `UPDATE_GOLDEN=1 pytest tests/test_check.py` shows anew."""
 
 GOOD = """\
 name: good
@@ -54,7 +55,8 @@ def told(text: str, file: str = "case.yaml") -> str:
 
 
 def test_the_golden_files_are_pairs() -> None:
-    assert GOLDEN == sorted(path.stem for path in CASES.glob("*.txt"))
+    shown = sorted(path.stem for path in CASES.glob("*.txt"))
+    assert shown == GOLDEN
     assert len(GOLDEN) >= 80
 
 
@@ -98,10 +100,8 @@ def test_each_rule_has_a_golden_case_that_it_alone_explains() -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(check, "together_problems", spy)
-            try:
+            with contextlib.suppress(RecipeProblems):
                 check_source(source)
-            except RecipeProblems:
-                pass
         for facts in seen:
             silent -= {rule.__name__ for rule in together.RULES if next(iter(rule(facts)), None)}
     assert not silent
@@ -131,8 +131,8 @@ def test_a_model_in_a_folder_needs_only_its_config(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8}')
     assert "mixture of experts" in told(text)
     (folder / "config.json").write_text(
-        '{"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,'
-        ' "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}'
+        '{"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 128,'
+        ' "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}'
     )
     assert told(text) == ""
     assert "512 positions" in told(text.replace("epochs: 3", "sequence_len: 1024"))

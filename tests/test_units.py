@@ -43,7 +43,7 @@ def test_a_size_is_read_by_its_unit(text: str, size_bytes: int) -> None:
     ],
 )
 def test_what_is_no_size_is_refused_with_what_to_write(value: object, fix: str) -> None:
-    with pytest.raises(ValueError, match="size|unit") as caught:
+    with pytest.raises(ValueError, match=r"size|unit") as caught:
         parse_size(value)
     assert fix in str(caught.value)
 
