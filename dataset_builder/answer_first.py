@@ -22,16 +22,22 @@ from dataset_builder.spec import Generator
 TRIES = 2
 """Of wording a fact that no template fits; with a template one try is enough."""
 MAX_QUESTION_TOKENS = 48
-_ASKING = frozenset("""what which how when where why who whom does do did is are was were can could should would will may might has have had i my me
+_ASKING = frozenset(
+    """what which how when where why who whom does do did is are was were can could should would will may might has have had i my me
 you your the a an of to in on at for from by with as if it its this that be been being and or not than then there their they use used using
 value default purpose happen happens need needs mean means effect affect option setting command way difference get make one work works kind type
-name called many much long often call into first new also only about main set given supported possible best""".split())
+name called many much long often call into first new also only about main set given supported possible best""".split()
+)
 _YES_NO = re.compile(r"(?i)^(?:is|are|was|were|do|does|did|can|could|should|will|would|has|have|may|must)\b")
-_WHY = re.compile(r"(?i)\b(?:because|since|so that|so|due to|to|avoid|for|as|in order|therefore|reason|otherwise|if|which|allow\w*|enabl\w*|faster)\b")
+_WHY = re.compile(
+    r"(?i)\b(?:because|since|so that|so|due to|to|avoid|for|as|in order|therefore|reason|otherwise|if|which|allow\w*|enabl\w*|faster)\b"
+)
 _WHEN = re.compile(r"(?i)\b(?:when|if|after|before|once|until|during|while|on|at|each|every|since|from|as soon)\b|\d")
 _WHERE = re.compile(r"(?i)\b(?:in|on|at|under|from|into|inside|within|below|beside|to)\b|/")
-_HOW = re.compile(r"(?i)\b(?:by|with|using|via|use|run|set|through|add|install|pass|call|select|choose|click|execute|export|import|make|can|"
-                  r"need|should|must|see|open|enable|disable|start|type|check|launch|download|build|create|specify|change|edit|follow)\w*\b")
+_HOW = re.compile(
+    r"(?i)\b(?:by|with|using|via|use|run|set|through|add|install|pass|call|select|choose|click|execute|export|import|make|can|"
+    r"need|should|must|see|open|enable|disable|start|type|check|launch|download|build|create|specify|change|edit|follow)\w*\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ def request(wording: Wording, generator: Generator) -> Request:
     sentence = " ".join(fact.answer.split())[:400]
     subject = fact.subject if fact.subject.casefold() in fact.answer.casefold() else topic(chunk) or fact.subject
     return Request(
-        model=prompting.model_name(generator.model),
+        model=generator.model,
         messages=prompting.messages("question", sentence=sentence, subject=subject[:80]),
         max_tokens=MAX_QUESTION_TOKENS,
         temperature=0.0 if wording.attempt == 0 else 0.5,
@@ -64,7 +70,11 @@ def word(engine: Engine, wanted: Sequence[tuple[Fact, Chunk]]) -> tuple[list[Gro
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
     for attempt in range(TRIES):
-        open_places = [place for place, (fact, _) in enumerate(wanted) if not questions[place] and (attempt == 0 or not fact.question)]
+        open_places = [
+            place
+            for place, (fact, _) in enumerate(wanted)
+            if not questions[place] and (attempt == 0 or not fact.question)
+        ]
         asked = {(wanted[place][0], wanted[place][1].id): place for place in open_places}
         requests = (request(Wording(*wanted[place], attempt), engine.generator) for place in open_places)
         for outcome in engine.run(requests, lambda reply: first_line(reply.text), total=len(open_places)):
@@ -78,8 +88,11 @@ def word(engine: Engine, wanted: Sequence[tuple[Fact, Chunk]]) -> tuple[list[Gro
     return _grounded(wanted, questions, reasons)
 
 
-def _grounded(wanted: Sequence[tuple[Fact, Chunk]], questions: dict[int, list[str]], reasons: dict[int, str],
-              ) -> tuple[list[Grounded], list[Dropped]]:
+def _grounded(
+    wanted: Sequence[tuple[Fact, Chunk]],
+    questions: dict[int, list[str]],
+    reasons: dict[int, str],
+) -> tuple[list[Grounded], list[Dropped]]:
     done: list[Grounded] = []
     dropped: list[Dropped] = []
     for place, (fact, chunk) in enumerate(wanted):
@@ -87,17 +100,30 @@ def _grounded(wanted: Sequence[tuple[Fact, Chunk]], questions: dict[int, list[st
         by_model = questions[place]
         if not by_model and not template:
             why = reasons.get(place) or "no question: the template's wording fails its checks"
-            dropped.append(Dropped("questions", why, {"answer": fact.answer, "source": chunk.origin, "section": chunk.section}))
+            dropped.append(
+                Dropped("questions", why, {"answer": fact.answer, "source": chunk.origin, "section": chunk.section})
+            )
             continue
         # A template names its subject in full grammar; the model's wording, where it passed, is the second voice of the same question.
         question = template or by_model[0]
         others = tuple(other for other in dict.fromkeys([*by_model, template]) if other and other != question)
         problem = answer_problem(question, fact.answer, grounds(chunk))
         if problem is not None:
-            dropped.append(Dropped("evidence", problem, {"question": question, "answer": fact.answer, "source": chunk.origin}))
+            dropped.append(
+                Dropped("evidence", problem, {"question": question, "answer": fact.answer, "source": chunk.origin})
+            )
             continue
-        quote = chunk.text[fact.start:fact.end]
-        pair = Pair(digest(question, fact.answer, chunk.id), chunk.id, question, fact.answer, quote, fact.start, fact.end, fact.kind)
+        quote = chunk.text[fact.start : fact.end]
+        pair = Pair(
+            digest(question, fact.answer, chunk.id),
+            chunk.id,
+            question,
+            fact.answer,
+            quote,
+            fact.start,
+            fact.end,
+            fact.kind,
+        )
         done.append(Grounded(pair, chunk, "template" if template else "model", others, fact.subject))
     return done, dropped
 
@@ -112,14 +138,15 @@ def first_line(text: str) -> str:
     from dataset_builder.replies import without_thoughts
 
     line = next((line.strip() for line in without_thoughts(text).splitlines() if line.strip()), "")
-    line = re.sub(r"^(?:\*\*)?(?:Question|Q)\s*\d*\s*[:.]\s*(?:\*\*)?\s*", "", line).strip("\"* ")
+    line = re.sub(r"^(?:\*\*)?(?:Question|Q)\s*\d*\s*[:.]\s*(?:\*\*)?\s*", "", line).strip('"* ')
     return line[: line.index("?") + 1] if "?" in line else line
 
 
 def template_problem(fact: Fact, chunk: Chunk) -> str | None:
     """What is wrong with the template's own wording, or None."""
     return question_problem(fact.question) or (
-        "question names what the source does not" if missing_words(fact.question, grounds(chunk)) else None)
+        "question names what the source does not" if missing_words(fact.question, grounds(chunk)) else None
+    )
 
 
 def wording_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
@@ -145,6 +172,8 @@ def wording_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
         return "question does not name its subject"
     if len(asked) != len(set(asked)) or re.search(r"\b(\w{3,})\s+(?:and|between|or)\s+\1\b", low):
         return "question repeats itself"
+    if re.search(r"\b(?:is|does) (?:the |all )?(?:[a-z]+ )?(?!this)[a-z]+[^su]s (?:for|of|in|to|do|have)\b", low):
+        return "question is not grammatical"
     if "difference" in low and not re.search(r"(?i)\b(?:than|differ\w*|while|whereas|unlike|instead)\b", fact.answer):
         return "question asks for a comparison the sentence does not make"
     if len({stem(word) for word in words(fact.answer)} - set(asked)) < 4 or _copied(question, fact.answer) > 9:
@@ -155,9 +184,16 @@ def wording_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
 def _unasked(low: str, answer: str) -> str | None:
     """Whether the sentence holds the kind of thing that the question word asks for."""
     checks: Iterable[tuple[str, re.Pattern[str], str]] = (
-        (r"\bwhy\b", _WHY, "a reason"), (r"^when\b", _WHEN, "a time"), (r"\bwhere\b", _WHERE, "a place"),
-        (r"\bhow (?:many|much|long|often|large|big)\b", re.compile(r"\d|\b(?:one|two|three|four|five|twice|once|each|every)\b"), "a number"),
-        (r"^how (?!many|much|long|often|large|big)", _HOW, "a way"), (r"\bwho(?:m|se)?\b", re.compile(r"(?!)"), "a person"),
+        (r"\bwhy\b", _WHY, "a reason"),
+        (r"^when\b", _WHEN, "a time"),
+        (r"\bwhere\b", _WHERE, "a place"),
+        (
+            r"\bhow (?:many|much|long|often|large|big)\b",
+            re.compile(r"\d|\b(?:one|two|three|four|five|twice|once|each|every)\b"),
+            "a number",
+        ),
+        (r"^how (?!many|much|long|often|large|big)", _HOW, "a way"),
+        (r"\bwho(?:m|se)?\b", re.compile(r"(?!)"), "a person"),
         (r"\bversion\b", re.compile(r"\d"), "a version"),
     )
     for asks, holds, what in checks:
@@ -180,6 +216,11 @@ def stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)].rstrip("ei")
     return word.rstrip("ey") if len(word) > 3 else word
+
+
+def content_stems(text: str) -> set[str]:
+    """Stems of the words that carry meaning."""
+    return {stem(word) for word in words(text) if word not in _ASKING and len(word) > 2}
 
 
 def parse_text(reply: Reply) -> str:

@@ -6,14 +6,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 
-from dataset_builder import answer_first, coverage
+from dataset_builder import answer_first, coverage, pairs
 from dataset_builder.duplicates import Item, duplicates
-from dataset_builder.engine import Engine
+from dataset_builder.engine import Engine, Outcome
 from dataset_builder.facts import Fact
-from dataset_builder.rows import Chunk, Dropped, Grounded
+from dataset_builder.probe import probe
+from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
 from dataset_builder.views import View
+
+
+ROWS_BY_MODEL = 3
+"""Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
+TURNS = 3
+"""Times a chunk is asked for pairs; from the second on the names that no pair mentions are given."""
+LIKELY = 2.0
+"""Accepted pairs a chunk, before any is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +41,135 @@ class Asked:
     notes: tuple[str, ...] = ()
     """Sentences for the card."""
 
-    def write_views(self, engine: Engine, train: Sequence[Grounded], total: int) -> dict[str, list[View]]:
-        """Views of the pairs that a strong model writes, by pair id, not yet checked; a weak one writes none."""
-        return {}
-
-
-def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk]) -> Asked:
-    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer."""
-    sections = coverage.items(chunks)
-    pairs, dropped = _answer_first(engine, dataset.pairs.unique, coverage.deal(sections, dataset.seed))
-    short = _short(len(pairs), dataset.pairs.unique, sections)
-    return Asked(tuple(pairs), tuple(dropped), sections, "answer-first", short)
-
 
 @dataclass
 class _Pool:
     """Accepted pairs in the order of their asking, and what was dropped."""
 
+    wanted: int
     pairs: list[Grounded] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        return self.wanted - len(self.pairs)
 
     def add(self, made: Sequence[Grounded], lost: Sequence[Dropped]) -> None:
         self.pairs, repeats = deduplicated([*self.pairs, *made])
         self.dropped += [*lost, *repeats]
 
 
-def _answer_first(engine: Engine, wanted: int, facts: Iterator[tuple[Fact, Chunk]]) -> tuple[list[Grounded], list[Dropped]]:
-    pool = _Pool()
-    while len(pool.pairs) < wanted:
+def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk]) -> Asked:
+    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer."""
+    sections = coverage.items(chunks)
+    capable = probe(engine.generator, engine)
+    pool = _Pool(dataset.pairs.unique)
+    if capable.path != "answer-first":
+        _ask_chunks(engine, capable.path, chunks, sections, dataset.seed, pool)
+    _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool)
+    pairs = tuple(pool.pairs[: pool.wanted])
+    short = _short(len(pairs), pool.wanted, sections)
+    return Asked(
+        pairs, tuple(pool.dropped), sections, capable.path, short, (f"How the model was asked: {capable.why}.",)
+    )
+
+
+def _ask_chunks(engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool) -> None:
+    """Chunk after chunk in an order that the seed decides, a few turns each, until there are enough pairs."""
+    order = sorted(chunks, key=lambda chunk: digest(str(seed), chunk.id))
+    facts = [item for mine in sections.values() for item in mine]
+    asked = 0
+    for turn in range(TURNS):
+        left = list(order)
+        while left and pool.missing > 0:
+            rate = max(0.25, len(pool.pairs) / asked) if asked else LIKELY
+            now, left = left[: ceil(pool.missing / rate)], left[ceil(pool.missing / rate) :]
+            plans = [_plan(chunk, turn, facts, pool.pairs) for chunk in now]
+            asked += len(plans)
+            _ask_batch(engine, path, [plan for plan in plans if plan is not None], pool)
+
+
+def _plan(chunk: Chunk, turn: int, facts: Sequence[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> pairs.Plan | None:
+    """The request for a chunk in a turn; None where a later turn has nothing to add."""
+    if not turn:
+        return pairs.Plan(chunk, pairs.wanted_pairs(chunk))
+    missing = pairs.uncovered(facts, [one for one in found if one.chunk.id == chunk.id], chunk)
+    return pairs.Plan(chunk, max(1, min(4, len(missing))), missing, turn) if missing else None
+
+
+def _ask_batch(engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Pool) -> None:
+    replies: dict[int, Outcome] = {}
+    place_of = {id(plan): place for place, plan in enumerate(plans)}
+    requests = (pairs.pairs_request(plan, engine.generator, path) for plan in plans)
+    for outcome in engine.run(requests, pairs.parse_pairs, total=len(plans)):
+        replies[place_of[id(outcome.request.about)]] = outcome
+    made: list[Grounded] = []
+    lost: list[Dropped] = []
+    for place in sorted(replies):  # answers come in any order; what is made of them must not depend on it
+        outcome, chunk = replies[place], plans[place].chunk
+        if outcome.problem is not None:
+            lost.append(Dropped("pairs", outcome.problem, {"source": chunk.origin, "section": chunk.section}))
+            continue
+        for candidate in outcome.value:
+            checked = pairs.verify(candidate, chunk)
+            (made if isinstance(checked, Grounded) else lost).append(checked)
+    pool.add(made, lost)
+
+
+def _ask_facts(engine: Engine, facts: Iterator[tuple[Fact, Chunk]], pool: _Pool) -> None:
+    """Answer first: the whole job for a weak model, what is still missing for a strong one."""
+    while pool.missing > 0:
         # a tenth more than is missing: some questions fail their checks, and one more round costs little
-        batch = list(islice(facts, (wanted - len(pool.pairs)) * 11 // 10 + 4))
+        batch = list(islice(facts, pool.missing * 11 // 10 + 4))
         if not batch:
-            break
+            return
         pool.add(*answer_first.word(engine, batch))
-    return pool.pairs[:wanted], pool.dropped
 
 
-def deduplicated(pairs: Sequence[Grounded]) -> tuple[list[Grounded], list[Dropped]]:
+def _unmentioned(facts: Iterator[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> Iterator[tuple[Fact, Chunk]]:
+    """Facts whose place no pair quotes yet."""
+    quoted: dict[str, list[tuple[int, int]]] = {}
+    for one in found:
+        quoted.setdefault(one.chunk.id, []).append((one.pair.quote_start, one.pair.quote_end))
+    for fact, chunk in facts:
+        if not any(fact.start < end and start < fact.end for start, end in quoted.get(chunk.id, ())):
+            yield fact, chunk
+
+
+def write_views(
+    engine: Engine, path: str, train: Sequence[Grounded], profile: str
+) -> tuple[dict[str, list[View]], list[Dropped]]:
+    """Views of the pairs that a strong model writes, by pair id, not yet checked for drift; a weak one is not asked."""
+    found: dict[str, list[View]] = {}
+    lost: list[Dropped] = []
+    if path == "answer-first":
+        return found, lost
+    requests = (
+        pairs.views_request(one, _view_names(one, profile), engine.generator, path)
+        for one in sorted(train, key=lambda one: one.pair.id)
+    )
+    for outcome in engine.run(requests, pairs.parse_views, total=len(train)):
+        pair = outcome.request.about.pair
+        if outcome.problem is None:
+            found[pair.id] = outcome.value
+        else:
+            lost.append(Dropped("variants", outcome.problem, {"parent": pair.id, "question": pair.question}))
+    return found, sorted(lost, key=lambda one: one.item["parent"])
+
+
+def _view_names(one: Grounded, profile: str) -> tuple[str, ...]:
+    """`reworded` for every pair (one may be held out), the others in turns."""
+    if profile == "recall":
+        return pairs.MODEL_VIEWS
+    others = sorted(pairs.MODEL_VIEWS[1:], key=lambda name: digest(one.pair.id, name))
+    return pairs.MODEL_VIEWS[0], *others[: ROWS_BY_MODEL - 1]
+
+
+def deduplicated(candidates: Sequence[Grounded]) -> tuple[list[Grounded], list[Dropped]]:
     """The pairs without those that repeat another, in the order given, and the repeated ones."""
     first: dict[str, Grounded] = {}
-    for pair in pairs:
-        first.setdefault(pair.pair.id, pair)
+    for one in candidates:
+        first.setdefault(one.pair.id, one)
     entries = [
         Item(one.pair.id, one.pair.question, one.chunk.document_id, one.chunk.start + one.pair.quote_start,
              one.chunk.start + one.pair.quote_end)
@@ -79,7 +177,7 @@ def deduplicated(pairs: Sequence[Grounded]) -> tuple[list[Grounded], list[Droppe
     ]  # fmt: skip
     gone = duplicates(entries)
     dropped = [_repeated(first[one], first[kept]) for one, kept in sorted(gone.items())]
-    return [pair for pair in first.values() if pair.pair.id not in gone], dropped
+    return [one for one in first.values() if one.pair.id not in gone], dropped
 
 
 def _repeated(one: Grounded, kept: Grounded) -> Dropped:

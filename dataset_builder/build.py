@@ -82,7 +82,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
                  counts: dict[str, int]) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
     from dataset_builder import split, variants, views
-    from dataset_builder.ask import ask_pairs
+    from dataset_builder.ask import ask_pairs, write_views
     from dataset_builder.engine import Engine
     from dataset_builder.ledger import Ledger
 
@@ -100,7 +100,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
         counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
         if until == "split":
             return Result("split", counts, asked.short)
-        written = asked.write_views(engine, parts.train, total)
+        written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
         spent = ledger.totals()
     known = views.corpus(chunks)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
@@ -109,7 +109,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     short = (*asked.short, *_short_rows(len(made.train), total))
     if until == "variants":
         return Result("variants", counts, short)
-    _write(dataset, place, asked, made, left_out, spent, short, stamp, counts, tokenizer)
+    _write(dataset, place, asked, made, [*left_out, *unwritten], spent, short, stamp, counts, tokenizer)
     return Result("write", counts, short)
 
 
@@ -131,7 +131,9 @@ def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | 
     file = tokenizer / "tokenizer.json" if tokenizer else None
     return {
         "spec_digest": digest(str(VERSION), json.dumps(spec, sort_keys=True)),
-        "documents_digest": digest(*(text for one in documents for text in (one.origin, one.sha256, one.licence or ""))),
+        "documents_digest": digest(
+            *(text for one in documents for text in (one.origin, one.sha256, one.licence or ""))
+        ),
         "prompts_digest": prompts_digest(),
         "tokenizer_digest": _sha256(file)[:16] if file and file.is_file() else "",
     }
@@ -157,7 +159,9 @@ def _chunks(dataset: Dataset, documents: Sequence[Document]) -> list[Chunk]:
 
     found = [one for document in documents for one in chunk(document, dataset.chunk_tokens)]
     if not found:
-        raise BuildProblem("The documents hold no text to ask about.\n  fix: check dataset.sources: path, include, exclude")
+        raise BuildProblem(
+            "The documents hold no text to ask about.\n  fix: check dataset.sources: path, include, exclude"
+        )
     return found
 
 

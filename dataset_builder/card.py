@@ -55,7 +55,5 @@ def _cost(spent: Mapping[str, Totals]) -> list[str]:
     lines = ["| Stage | calls | tokens in | tokens out | cost |", "|---|---:|---:|---:|---:|"]
     for stage, total in sorted(spent.items()):
         cost = f"${total.cost_usd:.4f}" if total.unpriced_calls < total.calls else "no price known"
-        lines.append(
-            f"| {stage} | {total.calls:,} | {total.prompt_tokens:,} | {total.completion_tokens:,} | {cost} |"
-        )
+        lines.append(f"| {stage} | {total.calls:,} | {total.prompt_tokens:,} | {total.completion_tokens:,} | {cost} |")
     return [*lines, ""]

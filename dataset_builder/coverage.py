@@ -62,15 +62,28 @@ def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequen
     covered = [name for name in sorted(sections) if done[name]]
     out = [name for name in sorted(sections) if not done[name]]
     kinds = [kind for kind in (*ORDER, *sorted(set(asked) - set(ORDER))) if found[kind] or asked[kind]]
-    lines = ["# Coverage", "",
-             f"{len(covered)} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.", "",
-             "| what the documents define | found | asked |", "|---|---:|---:|",
-             *(f"| {kind} | {found[kind]} | {asked[kind]} |" for kind in kinds), "",
-             "| section | facts found | pairs |", "|---|---:|---:|",
-             *(f"| {_cell(name)} | {len(sections[name])} | {done[name]} |" for name in covered)]
+    lines = [
+        "# Coverage",
+        "",
+        f"{len(covered)} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.",
+        "",
+        "| what the documents define | found | asked |",
+        "|---|---:|---:|",
+        *(f"| {kind} | {found[kind]} | {asked[kind]} |" for kind in kinds),
+        "",
+        "| section | facts found | pairs |",
+        "|---|---:|---:|",
+        *(f"| {_cell(name)} | {len(sections[name])} | {done[name]} |" for name in covered),
+    ]
     if out:
-        lines += ["", "## Not covered", "", "| section | why |", "|---|---|",
-                  *(f"| {_cell(name)} | {_why(sections[name], reasons[name])} |" for name in out)]
+        lines += [
+            "",
+            "## Not covered",
+            "",
+            "| section | why |",
+            "|---|---|",
+            *(f"| {_cell(name)} | {_why(sections[name], reasons[name])} |" for name in out),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -344,7 +344,11 @@ def _of_code(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -
     if goal is None and not lead:
         goal = sentences.imperative_goal(heading)
         lead = f"To {goal}:" if goal else ""
-    if goal is None or sentences._POINTERS.search(goal) or re.search(r"\b(?:it|this|these|them)\b", goal):
+    if (
+        goal is None
+        or sentences._POINTERS.search(goal)
+        or re.search(r"\b(?:it|this|these|them)\b|^(?:ensure|make sure|check if)\b", goal)
+    ):
         return
     kind = "command" if block.info in SHELL else "code"
     start = (

@@ -27,11 +27,6 @@ def messages(name: str, **values: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(pieces[1::2], filled, strict=True))
 
 
-def model_name(model: str) -> str:
-    """The generator's name as litellm wants it: the embedded model speaks OpenAI's protocol on loopback."""
-    return "openai/smollm2-135m-instruct" if model.startswith("embedded") else model
-
-
 def prompts_digest() -> str:
     """Digest of all prompt files, by name."""
     folder = resources.files("dataset_builder.prompts")

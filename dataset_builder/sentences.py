@@ -252,6 +252,8 @@ def _condition(sentence: str) -> Reading | None:
     if not match or re.search(r"\b(?:it|they|this|these|that one)\b", match["case"]):
         return None
     rest = re.sub(r"^(?:then|please)\s+", "", match["rest"])
+    if re.match(r"(?:but|and|or|which|so)\b", rest):
+        return None
     asks_to_act = (
         re.match(
             r"(?:you (?:can|should|need|must|may|have)|set|try|make sure|consider|file|do not|don't|be sure|restart|reboot|follow|refer|ignore)\b",

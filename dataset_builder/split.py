@@ -79,10 +79,14 @@ def check(train: Sequence[Row], recall: Sequence[Row], transfer: Sequence[Row]) 
     for name, rows in (("eval_recall", recall), ("eval_transfer", transfer)):
         for row in rows:
             if same(row.instruction) in asked:
-                raise BuildProblem(f"{name}: this question is trained as well, the evaluation would be worthless: {row.instruction}")
+                raise BuildProblem(
+                    f"{name}: this question is trained as well, the evaluation would be worthless: {row.instruction}"
+                )
     for row in recall:
         if row.parent not in parents:
             raise BuildProblem(f"eval_recall: the fact is not trained at all: {row.instruction}")
     for row in transfer:
         if row.parent in parents or (row.source, row.section) in sections or same(row.quote) in quotes:
-            raise BuildProblem(f"eval_transfer: its section or its quote is trained as well: {row.source}, {row.section}")
+            raise BuildProblem(
+                f"eval_transfer: its section or its quote is trained as well: {row.source}, {row.section}"
+            )

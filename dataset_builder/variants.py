@@ -28,7 +28,14 @@ class Rows:
     """Rows that are short of the target."""
 
 
-def rows(parts: Split, known: Corpus, total: int, not_in_docs: float, system: str | None, by_model: dict[str, list[View]] | None = None) -> Rows:
+def rows(
+    parts: Split,
+    known: Corpus,
+    total: int,
+    not_in_docs: float,
+    system: str | None,
+    by_model: dict[str, list[View]] | None = None,
+) -> Rows:
     """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of code."""
     dropped: list[Dropped] = []
     trainable: list[list[tuple[Grounded, View]]] = []
@@ -46,10 +53,17 @@ def rows(parts: Split, known: Corpus, total: int, not_in_docs: float, system: st
     chosen = _fill(trainable, total - absent)
     train = [row(grounded, view, system) for grounded, view in chosen]
     train += not_in_documents([grounded for grounded in parts.train], known, absent, system)
-    transfer = tuple(row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer)
+    transfer = tuple(
+        row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer
+    )
     train = _once(train)
-    return Rows(tuple(sorted(train, key=lambda one: digest(one.parent, one.id))), tuple(sorted(held, key=lambda one: one.id)), transfer,
-                tuple(dropped), max(0, total - len(train)))
+    return Rows(
+        tuple(sorted(train, key=lambda one: digest(one.parent, one.id))),
+        tuple(sorted(held, key=lambda one: one.id)),
+        transfer,
+        tuple(dropped),
+        max(0, total - len(train)),
+    )
 
 
 def _once(train: list[Row]) -> list[Row]:
@@ -72,7 +86,13 @@ def _views(grounded: Grounded, known: Corpus, by_model: dict[str, list[View]], d
         if problem is None and view not in kept:
             kept.append(view)
         elif problem:
-            dropped.append(Dropped("variants", problem, {"parent": grounded.pair.id, "view": view[0], "question": view[1], "answer": view[2]}))
+            dropped.append(
+                Dropped(
+                    "variants",
+                    problem,
+                    {"parent": grounded.pair.id, "view": view[0], "question": view[1], "answer": view[2]},
+                )
+            )
     return _alternating(kept)
 
 
@@ -134,8 +154,20 @@ def row(grounded: Grounded, view: View, system: str | None) -> Row:
     pair, chunk = grounded.pair, grounded.chunk
     own = (question, answer) == (pair.question, pair.answer)
     source = chunk.origin + (f"#{chunk.anchor}" if chunk.anchor else "")
-    return Row(question, "", answer, chat(question, answer, system), pair.id if own else digest(pair.id, name, question, answer), pair.id,
-               name, pair.quote, source, chunk.section, chunk.licence or "", chunk.sha256)
+    return Row(
+        question,
+        "",
+        answer,
+        chat(question, answer, system),
+        pair.id if own else digest(pair.id, name, question, answer),
+        pair.id,
+        name,
+        pair.quote,
+        source,
+        chunk.section,
+        chunk.licence or "",
+        chunk.sha256,
+    )
 
 
 def chat(question: str, answer: str, system: str | None) -> str:

@@ -38,7 +38,9 @@ def corpus(chunks: Iterable) -> Corpus:
         exact |= exact_words(chunk.text)
         for name in set(re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", chunk.text)):
             documents.setdefault(name, set()).add(chunk.document_id)
-    return Corpus(tuple(sorted(documents)), frozenset(exact), {name: frozenset(found) for name, found in documents.items()})
+    return Corpus(
+        tuple(sorted(documents)), frozenset(exact), {name: frozenset(found) for name, found in documents.items()}
+    )
 
 
 def all_views(grounded: Grounded, known: Corpus) -> list[View]:
@@ -66,15 +68,32 @@ def reworded(grounded: Grounded, _: Corpus) -> Iterator[View]:
 _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"How do I (?P<x>.+)\?$", ("What do I have to do to {x}?", "How can I {x}?", "What is the way to {x}?")),
     (r"What is the default of (?P<x>.+)\?$", ("Which default does {x} have?", "If I do not set {x}, what is used?")),
-    (r"What does (?P<x>.+) do\?$", ("What is {x} good for?", "Which job does {x} have?", "What happens when I use {x}?")),
-    (r"What should I do (?P<w>if|when|once) (?P<x>.+)\?$", ("What is recommended {w} {x}?", "{w} {x}, what is there to do?")),
+    (
+        r"What does (?P<x>.+) do\?$",
+        ("What is {x} good for?", "Which job does {x} have?", "What happens when I use {x}?"),
+    ),
+    (
+        r"What should I do (?P<w>if|when|once) (?P<x>.+)\?$",
+        ("What is recommended {w} {x}?", "{w} {x}, what is there to do?"),
+    ),
     (r"What happens (?P<w>if|when|once) (?P<x>.+)\?$", ("{w} {x}, what follows?", "What is the consequence {w} {x}?")),
-    (r"What (?P<v>is|are) the (?P<c>[\w -]{2,40}) of (?P<x>.+)\?$", ("Which {c} does {x} have?", "{x}: what {v} the {c}?")),
-    (r"What (?P<v>is|are) (?P<x>.+) (?P<u>used|designed|intended) for\?$", ("For what {v} {x} {u}?", "What do people use {x} for?")),
+    (
+        r"What (?P<v>is|are) the (?P<c>[\w -]{2,40}) of (?P<x>.+)\?$",
+        ("Which {c} does {x} have?", "{x}: what {v} the {c}?"),
+    ),
+    (
+        r"What (?P<v>is|are) (?P<x>.+) (?P<u>used|designed|intended) for\?$",
+        ("For what {v} {x} {u}?", "What do people use {x} for?"),
+    ),
     (r"What is (?P<x>.+) for\?$", ("Which purpose does {x} serve?", "What do people use {x} for?")),
-    (r"What (?P<v>is|are) (?P<x>.+)\?$", ("Can you say what {x} {v}?", "What is meant by {x}?", "How would you describe {x}?")),
-    (r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|print|write|read)\?$",
-     ("What is it that {x} {w}s?", "Can you name what {x} {w}s?")),
+    (
+        r"What (?P<v>is|are) (?P<x>.+)\?$",
+        ("Can you say what {x} {v}?", "What is meant by {x}?", "How would you describe {x}?"),
+    ),
+    (
+        r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|print|write|read)\?$",
+        ("What is it that {x} {w}s?", "Can you name what {x} {w}s?"),
+    ),
 )
 
 
@@ -90,7 +109,11 @@ def rewordings(question: str) -> Iterator[str]:
         if match:
             for template in templates:
                 text = template.format(**match.groupdict())
-                text = f"In {setting}, {text[0].lower() + text[1:] if not text.startswith('I ') else text}" if setting else text
+                text = (
+                    f"In {setting}, {text[0].lower() + text[1:] if not text.startswith('I ') else text}"
+                    if setting
+                    else text
+                )
                 yield text[0].upper() + text[1:]
             return
 
@@ -102,11 +125,15 @@ def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
         command = re.search(r"```\w+\n([^\n]{6,120})\n```", answer)
         if command and not command[1].startswith(("#", "$")):
             code = command[1].strip()
-            yield "reversed", f"What is `{code}` for?" if "`" not in code else "", f"`{code}` is what to use to {grounded.subject}."
+            yield (
+                "reversed",
+                f"What is `{code}` for?" if "`" not in code else "",
+                f"Use `{code}` to {_second_person(grounded.subject)}.",
+            )
         return
     if not subject or not answer.startswith(subject):
         return
-    rest = answer[len(subject):].strip()
+    rest = answer[len(subject) :].strip()
     match = re.match(r"(?:is|are) (?P<article>an?|the) (?P<what>[^.;]{12,160})[.;]?", rest)
     if match:
         yield "reversed", f"Which term is described as {match['article']} {match['what'].rstrip('.,')}?", answer
@@ -115,7 +142,14 @@ def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
         yield "reversed", f"{what} {rest.rstrip('.')}?", answer
     elif rest.startswith(": ") and 4 <= len(rest.split()) <= 22:
         kind = "option" if "`" in subject else "item"
-        yield "reversed", f"Which {kind} does this describe: \"{rest[2:].rstrip('.')}\"?", answer
+        yield "reversed", f'Which {kind} does this describe: "{rest[2:].rstrip(".")}"?', answer
+
+
+def _second_person(goal: str) -> str:
+    """What the reader asked in the first person, said to the reader."""
+    return re.sub(r"\bmyself\b", "yourself", re.sub(r"\bmy\b", "your", re.sub(r"\bI am\b", "you are", goal))).replace(
+        " I ", " you "
+    )
 
 
 def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
@@ -123,17 +157,26 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
     answer = grounded.pair.answer
     if "\n" in answer or not 40 <= len(answer) <= 260:
         return
-    wrong = _falsified(answer, grounded, known)
-    claim, verdict = (wrong, "False.") if wrong and int(digest(grounded.pair.id, "claim"), 16) % 2 else (answer, "True.")
-    yield "true-false", f"True or false? {claim}", f"{verdict} {answer}"
+    if int(digest(grounded.pair.id, "claim"), 16) % 2:
+        yield "true-false", f"True or false? {answer}", f"True. {answer}"
+    elif wrong := _falsified(
+        answer, grounded, known
+    ):  # where none can be made there is no row, or "True" would be the safe guess
+        yield "true-false", f"True or false? {wrong}", f"False. {answer}"
 
 
 def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
     """The sentence with a name or a number that makes it wrong: another name of the same document, or a number that is not in the chunk."""
     names = [name for name in re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", answer) if name in known.documents_of]
     if names and answer.count(names[0]) == 1:
-        others = [name for name in known.names if grounded.chunk.document_id in known.documents_of[name]
-                  and _shape(name) == _shape(names[0]) and name not in answer and name not in grounded.pair.quote]
+        others = [
+            name
+            for name in known.names
+            if grounded.chunk.document_id in known.documents_of[name]
+            and _shape(name) == _shape(names[0])
+            and name not in answer
+            and name not in grounded.pair.quote
+        ]
         if others:
             return answer.replace(names[0], others[int(digest(grounded.pair.id, "name"), 16) % len(others)])
     numbers = re.findall(r"(?<![\w.`/-])\d{1,4}(?![\w.`/-])", answer)
@@ -144,7 +187,11 @@ def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
 
 
 def _shape(name: str) -> str:
-    return re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", name)))[:2] + ("." if "." in name else "") + ("/" if "/" in name else "")
+    return (
+        re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", name)))[:2]
+        + ("." if "." in name else "")
+        + ("/" if "/" in name else "")
+    )
 
 
 def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
@@ -155,22 +202,29 @@ def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
         return
     tokens = answer.split()
     cut = len(tokens) * 2 // 5
-    while cut < len(tokens) - 3 and (tokens[cut - 1].endswith((",", ":", "(")) or " ".join(tokens[:cut]).count("`") % 2):
+    while cut < len(tokens) - 3 and (
+        tokens[cut - 1].endswith((",", ":", "(")) or " ".join(tokens[:cut]).count("`") % 2
+    ):
         cut += 1
     start = " ".join(tokens[:cut])
-    if start.count("`") % 2 == 0 and len(words(start)) >= 3:
-        yield "completion", f"Complete this statement about {where}: \"{start} ...\"", answer
+    if start.count("`") % 2 == 0 and len(words(start)) >= 4:
+        yield "completion", f'Complete this statement about {where}: "{start} ..."', answer
 
 
 def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
     """As typed into a search box."""
     question = re.sub(r"^In [^,?]{2,60}, (?=what|how|which)", "", grounded.pair.question)
     where = "" if exact_words(question) else topic(grounded.chunk)
-    short = re.sub(r"(?i)^(?:how (?:do|can) i|what (?:is|are|does|do)|which|what should i do|what happens)\s+(?:the |an? )?", "", question).rstrip("?")
+    short = re.sub(
+        r"(?i)^(?:how (?:do|can) i|what (?:is|are|does|do)|which|what should i do|what happens)\s+(?:the |an? )?",
+        "",
+        question,
+    ).rstrip("?")
     short = re.sub(r"(?i)\s+(?:do|for|mean)$", "", short).strip()
     if 1 <= len(short.split()) <= 14 and short.casefold() != question.rstrip("?").casefold():
         prefix = {"how do": "how to ", "how ca": "how to "}.get(question[:6].casefold(), "")
-        yield "terse", f"{prefix}{short}{' ' + where if where and where.casefold() not in short.casefold() else ''}", grounded.pair.answer
+        setting = f"{where}: " if where and len(where.split()) <= 4 and where.casefold() not in short.casefold() else ""
+        yield "terse", f"{setting}{prefix}{short}", grounded.pair.answer
 
 
 def novice(grounded: Grounded, _: Corpus) -> Iterator[View]:
@@ -184,7 +238,7 @@ def novice(grounded: Grounded, _: Corpus) -> Iterator[View]:
 def misspelled(grounded: Grounded, _: Corpus) -> Iterator[View]:
     """Lower case and one or two slips of the finger; exact words stay as they are."""
     tokens = grounded.pair.question.rstrip("?").split(" ")
-    plain = [i for i, token in enumerate(tokens) if token.isalpha() and len(token) > 3 and token[1:].islower() and not exact_words(token)]
+    plain = [i for i, token in enumerate(tokens) if token.isalpha() and len(token) > 3 and token.islower()]
     if not plain or grounded.pair.question.count("`") % 2:
         return
     for turn in range(min(2, len(plain))):
@@ -197,13 +251,19 @@ def misspelled(grounded: Grounded, _: Corpus) -> Iterator[View]:
 def _slip(word: str, number: int) -> str:
     place = 1 + number % (len(word) - 2)
     if number // 7 % 3 == 0:
-        return word[:place] + word[place + 1:]
+        return word[:place] + word[place + 1 :]
     if number // 7 % 3 == 1:
-        return word[:place] + word[place + 1] + word[place] + word[place + 2:]
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
     return word[:place] + word[place] + word[place:]
 
 
 MAKERS: tuple[Callable[[Grounded, Corpus], Iterator[View]], ...] = (
-    reversed_view, true_false, reworded, completion, terse, misspelled, novice,
+    reversed_view,
+    true_false,
+    reworded,
+    completion,
+    terse,
+    misspelled,
+    novice,
 )
 """In the order in which a pair's rows are filled: other sides of the fact before other voices."""

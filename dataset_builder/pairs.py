@@ -1,0 +1,167 @@
+"""Pairs from a model that can write them: per chunk a few questions with answers and quotes, each then checked by code.
+
+The document is data: delimited in the prompt, and whatever it makes the model say is held against the document's own text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dataset_builder import prompting
+from dataset_builder.answer_first import grounds
+from dataset_builder.evidence import answer_problem, locate, project, question_problem
+from dataset_builder.facts import Fact
+from dataset_builder.ledger import Reply, Request
+from dataset_builder.replies import BadReply, json_in, tagged_lines
+from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
+from dataset_builder.spec import Generator
+from dataset_builder.views import View
+
+KINDS = ("direct", "how-to", "why", "default", "requirement", "comparison", "troubleshooting")
+MODEL_VIEWS = ("reworded", "reversed", "how-to", "symptom", "terse", "novice")
+TOKENS_A_PAIR = 160
+"""Chunks are asked for about one pair per so many tokens: a fact in every two or three sentences."""
+MOST_PAIRS = 6
+"""Of one reply: longer lists repeat themselves and are cut off."""
+
+
+def _schema(fields: dict[str, dict], required: Sequence[str]) -> dict:
+    item = {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
+    return {"type": "object", "properties": {"pairs": {"type": "array", "items": item}}, "required": ["pairs"],
+            "additionalProperties": False}  # fmt: skip
+
+
+_TEXT = {"type": "string"}
+PAIRS_SCHEMA = _schema(
+    {"question": _TEXT, "answer": _TEXT, "quote": _TEXT, "kind": {"type": "string", "enum": list(KINDS)}},
+    ("question", "answer", "quote", "kind"),
+)
+VIEWS_SCHEMA = _schema(
+    {"view": {"type": "string", "enum": list(MODEL_VIEWS)}, "question": _TEXT, "answer": _TEXT},
+    ("view", "question", "answer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One request for pairs: which chunk, how many, about what, and the how-manieth time (from 0)."""
+
+    chunk: Chunk
+    count: int
+    wanted: tuple[str, ...] = ()
+    """Names that no pair asks about yet."""
+    turn: int = 0
+
+
+def wanted_pairs(chunk: Chunk) -> int:
+    return max(1, min(MOST_PAIRS, round(chunk.tokens / TOKENS_A_PAIR)))
+
+
+def pairs_request(plan: Plan, generator: Generator, path: str) -> Request:
+    """What the model is asked for one chunk; a later turn names what is still missing and has another seed."""
+    wanted = f" Ask about: {', '.join(plan.wanted)}." if plan.wanted else ""
+    messages = prompting.messages(
+        "pairs", document=_as_data(plan.chunk.text), section=plan.chunk.section, count=str(plan.count), wanted=wanted
+    )
+    return Request(
+        model=generator.model, messages=messages, schema=PAIRS_SCHEMA if path == "schema" else None,
+        max_tokens=generator.max_tokens, temperature=generator.temperature, seed=generator.seed + plan.turn,
+        stage="pairs", about=plan,
+    )  # fmt: skip
+
+
+def _as_data(text: str) -> str:
+    """A document cannot close its own delimiter."""
+    return re.sub(r"(?i)<(/?)document>", r"<\1 document>", text)
+
+
+def parse_pairs(reply: Reply) -> list[dict[str, str]]:
+    """The pairs in a reply, whole ones only. Raises BadReply where there is none."""
+    try:
+        value = json_in(reply.text, truncated=reply.finish_reason == "length")
+    except BadReply:
+        found = tagged_lines(reply.text, ["Question", "Answer", "Quote"])
+        if not found:
+            raise
+        return [{key.lower(): text for key, text in one.items()} for one in found]
+    found = value.get("pairs", []) if isinstance(value, dict) else value
+    found = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    whole = [one for one in found if all(isinstance(one.get(key), str) for key in ("question", "answer"))]
+    if not whole:
+        raise BadReply("no pair with question and answer in the reply")
+    return whole
+
+
+def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
+    """A candidate as a grounded pair, or why it is none."""
+    question, answer = candidate["question"].strip(), _tidy(candidate["answer"])
+    quote = candidate.get("quote") if isinstance(candidate.get("quote"), str) else ""
+    place = locate(quote, chunk.text) if quote else None
+    source = grounds(chunk)
+    problem = question_problem(question)
+    if problem is None and place is None:
+        problem = "quote is not in the source" if quote.strip() else "no quote"
+    problem = problem or answer_problem(question, answer, source) or _unrelated(answer, chunk.text, place)
+    if problem is not None or place is None:
+        item = {
+            "question": question,
+            "answer": answer,
+            "quote": quote,
+            "source": chunk.origin,
+            "section": chunk.section,
+        }
+        return Dropped("evidence", problem or "no quote", item)
+    kind = candidate.get("kind") if candidate.get("kind") in KINDS else "direct"
+    start, end = place
+    name = digest(question, answer, chunk.id)
+    return Grounded(Pair(name, chunk.id, question, answer, chunk.text[start:end], start, end, kind), chunk)
+
+
+def _tidy(answer: str) -> str:
+    text = answer.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").strip()
+    return text if text.endswith((".", "!", "?", "`", ":", ")")) or "\n" in text else text + "."
+
+
+def _unrelated(answer: str, text: str, place: tuple[int, int] | None) -> str | None:
+    """Whether the quote has next to nothing to do with the answer."""
+    if place is None:
+        return None
+    from dataset_builder.answer_first import content_stems
+
+    told = content_stems(project(text[max(0, place[0] - 200) : place[1] + 200])[0])
+    said = content_stems(project(answer)[0])
+    return "answer is not about its quote" if said and len(said & told) < 0.4 * len(said) else None
+
+
+def views_request(grounded: Grounded, names: Sequence[str], generator: Generator, path: str) -> Request:
+    """What the model is asked to vary one pair."""
+    pair = grounded.pair
+    messages = prompting.messages(
+        "views", question=pair.question, answer=pair.answer, quote=_as_data(pair.quote), views=", ".join(names)
+    )
+    return Request(
+        model=generator.model, messages=messages, schema=VIEWS_SCHEMA if path == "schema" else None,
+        max_tokens=generator.max_tokens, temperature=max(0.5, generator.temperature), seed=generator.seed,
+        stage="variants", about=grounded,
+    )  # fmt: skip
+
+
+def parse_views(reply: Reply) -> list[View]:
+    """The views in a reply that are named and whole. Raises BadReply where there is none."""
+    found = [
+        (str(one.get("view", "")).strip().casefold(), one["question"].strip(), _tidy(one["answer"]))
+        for one in parse_pairs(reply)
+    ]
+    known = [view for view in found if view[0] in MODEL_VIEWS]
+    if not known:
+        raise BadReply("no view of the asked names in the reply")
+    return known
+
+
+def uncovered(facts: Sequence[tuple[Fact, Chunk]], pairs: Sequence[Grounded], chunk: Chunk) -> tuple[str, ...]:
+    """Names of this chunk's facts that no pair mentions, a few at most."""
+    said = " ".join(f"{one.pair.question} {one.pair.answer}" for one in pairs).casefold()
+    names = (fact.subject for fact, of in facts if of.id == chunk.id and fact.subject.casefold() not in said)
+    return tuple(dict.fromkeys(names))[:4]
