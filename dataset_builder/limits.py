@@ -49,6 +49,8 @@ class Limiter:
         self._outcomes: deque[bool] = deque(maxlen=max(20, ceiling))
         self._latencies: deque[float] = deque(maxlen=400)
         self._finished: deque[float] = deque(maxlen=100)
+        self._peak = 0
+        """Most in flight since the last decrease: room that nobody used was not what the server minded."""
         self._paused_until = float("-inf")
         self._buckets: dict[str, Bucket] = {}
         self._answers, self._review_at, self._patience = 0, ENOUGH, timeout_s
@@ -69,6 +71,7 @@ class Limiter:
     def sent(self, tokens: int = 0) -> None:
         """A request goes out; `tokens`: estimate of what it takes from a tokens-per-minute limit."""
         self.in_flight += 1
+        self._peak = max(self._peak, self.in_flight)
         for name, bucket in self._buckets.items():
             bucket.remaining -= tokens if name == "tokens" else 1
 
@@ -93,7 +96,8 @@ class Limiter:
             self._paused_until = max(self._paused_until, now + retry_after)
         if sent_at >= self._reduced_at:
             self._reduced_at = now
-            self._limit = max(1.0, min(self._limit, self.in_flight + 1) * DECREASE)
+            self._limit = max(1.0, min(self._limit, self._peak) * DECREASE)
+            self._peak = self.in_flight
 
     def dropped(self) -> None:
         """A request was given up by us: it says nothing about the server."""

@@ -32,25 +32,25 @@ PASSAGES = (
 )
 """Made up for this purpose, so that no model can know the answers by heart."""
 
-ENOUGH = 4
-"""Of the five passages: a way that fails more often than one time in five would throw too many answers away."""
+FIRST, ENOUGH = 3, 3
+"""Passages asked about first; good answers wanted of all five. The other two are asked where they can decide."""
 FIELDS = ("question", "answer", "quote")
 SCHEMA = {"type": "object", "additionalProperties": False, "required": list(FIELDS),
           "properties": {name: {"type": "string"} for name in FIELDS}}
 TASK = ("Below is a passage of documentation. Write one question that a user of the product may ask and that the "
-        "passage answers, the answer in one full sentence, and a quote: the sentence of the passage that proves the answer, "
-        "copied character by character.")
+        "passage answers, the answer in one full sentence, and a quote: the sentence of the passage that proves the "
+        "answer, copied character by character.")
 FORMS: dict[str, str] = {
     "schema": "Reply with a JSON object with the keys question, answer and quote.",
     "json": 'Reply with JSON only, in this form: {"question": "...", "answer": "...", "quote": "..."}',
     "tagged": "Reply with three lines in this form:\nQUESTION: ...\nANSWER: ...\nQUOTE: ...",
 }
-ROOM, THINKING_ROOM = 320, 4096
+ROOM, THINKING_ROOM = 200, 4096
 """Tokens of one reply, without and with a chain of thought in front."""
 QUESTION_WORDS = re.compile(r"\b(what|which|how|why|when|where|who|can|does|do|is|are|will|should|may|must)\b", re.I)
 PLAIN = frozenset((
-    "the", "a", "an", "of", "to", "is", "are", "in", "it", "and", "or", "for", "by", "on", "with", "this", "that", "which",
-    "be", "as", "at", "from", "what", "how", "does", "do", "when", "where", "why", "who", "can", "will", "if", "not", "no"))
+    "a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "does", "for", "from", "how", "if", "in", "is", "it",
+    "no", "not", "of", "on", "or", "that", "the", "this", "to", "what", "when", "where", "which", "who", "why", "will"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +70,45 @@ class Capability:
     """One line for the report."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a reply, in a few words."""
+
+    text: str
+    of_form: bool
+    """It is not what was asked for at all, so another form may help; else the words are at fault, and none will."""
+
+
 def probe(generator: Generator, engine: Engine) -> Capability:
     """Asks for one pair per passage in the most comfortable form first, and takes the first form that works.
 
-    Raises BuildProblem as `Engine.run` does. A form the endpoint refuses counts as one that does not work.
+    A model whose replies have the right form but false quotes or no questions goes straight to `answer-first`. A form
+    that the endpoint refuses counts as one that does not work. Raises BuildProblem as `Engine.run` does.
     """
     seen: list[Reply] = []
     found = []
     for form in FORMS:
-        replies = _ask(generator, engine, form, ROOM)
-        if any(reply and reply.finish_reason == "length" and has_thoughts(reply.text) for reply in replies):
-            replies = _ask(generator, engine, form, THINKING_ROOM)
-        seen += [reply for reply in replies if reply]
-        faults = [fault_in(form, reply, passage) for reply, passage in zip(replies, PASSAGES, strict=True)]
-        good = faults.count(None)
-        found.append(f"{form} {good}/{len(PASSAGES)}"
-                     + (f" ({next(fault for fault in faults if fault)})" if good < len(PASSAGES) else ""))
-        if good >= ENOUGH:
+        faults = _faults(generator, engine, form, range(FIRST), seen)
+        if 0 < faults.count(None) < ENOUGH:
+            faults += _faults(generator, engine, form, range(FIRST, len(PASSAGES)), seen)
+        bad = [fault for fault in faults if fault]
+        found.append(f"{form} {faults.count(None)}/{len(faults)}" + (f" ({bad[0].text})" if bad else ""))
+        if faults.count(None) >= ENOUGH:
             return _capability(form, engine, seen, found)
+        if sum(fault.of_form for fault in bad) < len(bad) / 2:
+            break
     return _capability("answer-first", engine, seen, found)
 
 
-def _ask(generator: Generator, engine: Engine, form: str, room: int) -> list[Reply | None]:
+def _faults(generator: Generator, engine: Engine, form: str, places: range, seen: list[Reply]) -> list[Fault | None]:
+    replies = _ask(generator, engine, form, places, ROOM)
+    if any(reply and reply.finish_reason == "length" and has_thoughts(reply.text) for reply in replies):
+        replies = _ask(generator, engine, form, places, THINKING_ROOM)
+    seen += [reply for reply in replies if reply]
+    return [fault_in(form, reply, PASSAGES[place]) for reply, place in zip(replies, places, strict=True)]
+
+
+def _ask(generator: Generator, engine: Engine, form: str, places: range, room: int) -> list[Reply | None]:
     """One reply per passage; None where the endpoint refused."""
 
     def whole(reply: Reply) -> Reply:
@@ -99,30 +116,31 @@ def _ask(generator: Generator, engine: Engine, form: str, room: int) -> list[Rep
             raise BadReply("cut off at an earlier, smaller room")
         return reply
 
-    requests = [Request(generator.model, _messages(form, passage), SCHEMA if form == "schema" else None, room, 0.0,
-                        generator.seed, "probe", about=number) for number, passage in enumerate(PASSAGES)]
-    replies: list[Reply | None] = [None] * len(PASSAGES)
-    for outcome in engine.run(requests, whole, len(requests)):
-        replies[outcome.request.about] = outcome.reply
-    return replies
+    schema = SCHEMA if form == "schema" else None
+    requests = [Request(generator.model, _messages(form, PASSAGES[place]), schema, room, 0.0, generator.seed, "probe",
+                        about=place) for place in places]
+    replies = {outcome.request.about: outcome.reply for outcome in engine.run(requests, whole, len(requests))}
+    return [replies[place] for place in places]
 
 
 def _messages(form: str, passage: str) -> tuple[tuple[str, str], ...]:
     return ("system", f"{TASK} {FORMS[form]}"), ("user", f"<passage>\n{passage}\n</passage>")
 
 
-def fault_in(form: str, reply: Reply | None, passage: str) -> str | None:
-    """What is wrong with a reply, in a few words; None: nothing."""
+def fault_in(form: str, reply: Reply | None, passage: str) -> Fault | None:
+    """The first thing that is wrong with a reply; None: nothing."""
     if reply is None:
-        return "refused by the endpoint"
+        return Fault("refused by the endpoint", of_form=True)
     try:
         record = _record(form, reply.text)
     except BadReply as bad:
-        return str(bad)
+        # A reply without end is the model's fault, not the form's: it would ramble in any other.
+        return Fault(str(bad), of_form=reply.finish_reason != "length")
     if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in FIELDS):
-        return "fields are missing"
+        return Fault("fields are missing", of_form=True)
     question, answer, quote = (record[name].strip() for name in FIELDS)
-    return _quote_fault(quote, passage) or _question_fault(question, passage) or _answer_fault(answer, question, quote)
+    text = _quote_fault(quote, passage) or _question_fault(question, passage) or _answer_fault(answer, question, quote)
+    return Fault(text, of_form=False) if text else None
 
 
 def _record(form: str, text: str) -> object:

@@ -122,9 +122,10 @@ def tagged_lines(text: str, tags: Iterable[str]) -> list[dict[str, str]]:
     text = without_thoughts(text)
     marks = list(mark.finditer(text))
     records: list[dict[str, str]] = []
-    for found, after in zip(marks, [*marks[1:], None], strict=True):
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for found, end in zip(marks, ends, strict=False):
         tag = names[found.group(1).lower()]
-        value = text[found.end() : after.start() if after else len(text)].strip()
+        value = text[found.end() : end].strip()
         if not records or tag in records[-1]:
             records.append({})
         records[-1][tag] = value
