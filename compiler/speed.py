@@ -132,6 +132,7 @@ def _step_parts(
     shard = setup.devices if setup.zero_stage >= 1 else 1
     size = 2 if setup.weights_dtype != "fp32" and setup.method == "full" else 4
     parts: list[tuple[str, float, str]] = []
+    parts.append(("training loop", rate["step_seconds"], "host work of one optimizer step, whatever its size"))
     moved = trained / shard * optimizer_bytes(setup, size)
     if setup.offload == "none":
         parts.append(("optimizer", moved / (bandwidth * rate["memory_share"] * 1e9), f"{moved / 1e9:.2f} GB moved"))
@@ -240,12 +241,11 @@ def micro_work(architecture: Architecture, setup: Setup, attended: float, stack:
     spans = a.windowed_layers * min(attended / 2, window) + (a.num_layers - a.windowed_layers) * attended / 2
     eager = setup.attention == "eager"
     attention = 4 * a.query_size * spans * (2 if eager else 1) * (forward + (2 if eager else 2.5))
-    passes = forward + 2  # a backward moves about twice the bytes of its forward
-    stream = a.num_layers * passes * _layer_bytes(a, stack, setup) + _loss_bytes(a, setup)
-    if eager:
-        stream += a.num_layers * passes * 20 * a.num_heads * attended
-    if not full:
-        stream += a.num_layers * passes * _adapter_bytes(a, setup, stack)
+    layer = _layer_bytes(a, stack, setup)
+    adapters = (0.0, 0.0) if full else _adapter_bytes(a, setup, stack)
+    stream = a.num_layers * (forward * (layer[0] + adapters[0]) + layer[1] + adapters[1]) + _loss_bytes(a, setup)
+    if eager:  # scores, mask, softmax in FP32 and back, each over heads x length
+        stream += a.num_layers * (forward + 2) * 20 * a.num_heads * attended
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
     adapted = 0 if full else len(a.lora_linears(setup.lora_targets))
     per_layer = (15 if stack.fused_layers else 35) + 6 * adapted + (3 * len(a.linears) if quantised else 0)
@@ -255,27 +255,39 @@ def micro_work(architecture: Architecture, setup: Setup, attended: float, stack:
     return Work(matmul, reads, attention, stream + products, weights * (forward + 1) if quantised else 0, kernels)
 
 
-def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> float:
-    """Bytes that the elementwise kernels of one layer's forward move per token.
+def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, float]:
+    """(forward, backward): bytes that the elementwise kernels of one layer read and write per token.
 
-    RMSNorm of transformers runs as six kernels, five of them in FP32 (34 bytes an element); LayerNorm is one kernel."""
-    wide = 2 if stack.fp32_stream else 1
-    norm = (6 if stack.fused_layers or a.norm != "rmsnorm" else 34) * a.hidden_size * a.norms_per_layer
-    rotary = 0 if a.learned_positions else (4 if stack.fused_layers else 16) * (a.query_size + a.kv_size)
-    gate = (6 if setup.lora_kernels else 10) * a.intermediate_size if a.gated_mlp else 4 * a.intermediate_size
-    return wide * (norm + 12 * a.hidden_size) + rotary + gate
+    Counted kernel by kernel in the eager model code of transformers and its autograd formulas: RMSNorm is six kernels
+    forward, most in FP32; LayerNorm is one; a rotary embedding is six; SiLU times up is two."""
+    hidden, wide = a.hidden_size, 2 if stack.fp32_stream else 1
+    norm = (4, 8) if stack.fused_layers or a.norm != "rmsnorm" else (36, 80)
+    rotary = (0, 0) if a.learned_positions else (4, 4) if stack.fused_layers else (20, 30)
+    gate = (6, 10) if setup.lora_kernels and a.gated_mlp else (10, 18) if a.gated_mlp else (4, 6)
+    rotated = a.query_size + a.kv_size
+    residual = (12, 30)  # backward: sums of the gradients of q, k, v, of gate and up, and of both branches
+    return (
+        wide * hidden * (norm[0] * a.norms_per_layer + residual[0])
+        + rotary[0] * rotated
+        + gate[0] * a.intermediate_size,
+        wide * hidden * (norm[1] * a.norms_per_layer + residual[1])
+        + rotary[1] * rotated
+        + gate[1] * a.intermediate_size,
+    )
 
 
-def _adapter_bytes(a: Architecture, setup: Setup, stack: Stack) -> float:
-    """Bytes of the adapters of one layer's forward, per token: input read (and copied where the dtype differs), output
-    scaled and added to the base's. Axolotl's LoRA kernels add in place."""
+def _adapter_bytes(a: Architecture, setup: Setup, stack: Stack) -> tuple[float, float]:
+    """(forward, backward): bytes of the adapters of one layer per token. PEFT copies the input to the adapter's dtype,
+    scales the output and adds it in kernels of their own; Axolotl's LoRA kernels add in place."""
     if setup.lora_kernels:
-        per_in, per_out = 2, 4
+        forward, backward = (2, 4), (6, 4)
     elif stack.adapter_dtype_bytes == 4:
-        per_in, per_out = 10, 20
+        forward, backward = (10, 28), (20, 22)
     else:
-        per_in, per_out = 2, 12
-    return sum(per_in * one.in_features + per_out * one.out_features for one in a.lora_linears(setup.lora_targets))
+        forward, backward = (2, 12), (10, 8)
+    into = sum(one.in_features for one in a.lora_linears(setup.lora_targets))
+    out = sum(one.out_features for one in a.lora_linears(setup.lora_targets))
+    return forward[0] * into + forward[1] * out, backward[0] * into + backward[1] * out
 
 
 def _loss_bytes(a: Architecture, setup: Setup) -> float:
