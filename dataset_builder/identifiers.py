@@ -128,7 +128,14 @@ def missing_words(text: str, source: str) -> list[str]:
 
 def _occurs(word: str, folded: str) -> bool:
     """Whether `word` stands in the text as a whole, or, for compounds such as `4-bit`, all its parts do."""
-    if re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", folded):
+    if _whole(word, folded):
         return True
     parts = [part for part in re.split(r"[-/:~+]", word) if part]
-    return len(parts) > 1 and all(re.search(rf"(?<![\w.]){re.escape(part)}(?![\w])", folded) for part in parts)
+    return len(parts) > 1 and all(_whole(part, folded) for part in parts)
+
+
+def _whole(word: str, folded: str) -> bool:
+    """No part of a longer word, nor of a longer number: 2 does not stand in 2025.2, 2.1 not in 2.1.3."""
+    before = r"(?<!\w)(?<!\d[.,])" if word[0].isdigit() else r"(?<!\w)"
+    after = r"(?!\w)(?![.,]\d)" if word[-1].isdigit() else r"(?!\w)"
+    return re.search(before + re.escape(word) + after, folded) is not None
