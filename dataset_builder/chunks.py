@@ -97,11 +97,12 @@ def plain_heading(markdown: str) -> str:
     >>> plain_heading("Use [`torch.xpu`](xpu.html) **now** ##")
     'Use torch.xpu now'
     """
-    words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
-    words = re.sub(r"\s#+\s*$|\{#[\w-]+\}\s*$", "", words)
-    words = re.sub(r"<[^>]{1,200}>", "", words)
-    words = re.sub(r"`+|\*{1,3}|(?<!\w)_{1,3}(?=\w)|(?<=\w)_{1,3}(?!\w)", "", words)
-    return " ".join(words.replace("\\", "").split())
+    words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"\s#+\s*$|\{#[\w-]+\}\s*$", "", markdown))
+    parts = re.split(r"(`+)(.+?)\1", words)  # prose, ticks, code, prose ...
+    for place in range(0, len(parts), 3):
+        prose = re.sub(r"<[^>]{1,200}>|\*{1,3}|(?<!\w)_{1,3}(?=\w)|(?<=\w)_{1,3}(?!\w)", "", parts[place])
+        parts[place] = re.sub(r"\\([^\w\s])", r"\1", prose)
+    return " ".join("".join(part for place, part in enumerate(parts) if place % 3 != 1).split())
 
 
 def _pack(text: str, spans: Iterator[_Span], max_tokens: int, count: Count) -> Iterator[_Run]:

@@ -151,7 +151,7 @@ def _tables(soup: BeautifulSoup, main: Tag) -> None:
         caption = table.find("caption")
         width = max(len(row) for row in rows)
         grid = _new(soup, "table")
-        head_is_header = all(cell is not None and cell.name == "th" for cell in rows[0]) or table.find("thead") is not None
+        head_is_header = all(cell is None or cell.name == "th" for cell in rows[0]) or table.find("thead") is not None
         for number, row in enumerate(rows if head_is_header else [[None] * width, *rows]):
             line = _new(soup, "tr")
             for cell in [*row, *[None] * (width - len(row))]:
@@ -294,8 +294,8 @@ def _add_term(soup: BeautifulSoup, line: Tag, term: Tag) -> None:
     """A term's words, bold unless they have a mark of their own."""
     if term.find(("code", "strong", "b", "kbd")) and not term.find(_BLOCKS):
         line.extend(list(term.contents))
-    elif term.get_text(strip=True):
-        line.append(_new(soup, "strong", _squeezed(term)))
+    elif words := _squeezed(term).rstrip(": "):
+        line.append(_new(soup, "strong", words))
 
 
 def _lists_of_sections(main: Tag) -> None:

@@ -132,8 +132,10 @@ def plain_inline(main: HtmlElement) -> None:
     for element in list(main.iterdescendants(*_MEANINGLESS)):
         if element.get("role") == "tab" or (element.tag == "label" and _is_tab(element)):
             continue
-        if element.tag in ("tt", "var"):
-            element.tag = "code" if element.tag == "tt" else "em"
+        if element.tag == "tt" or (element.tag == "span" and "literal" in classes(element)):  # docutils before Sphinx touches it
+            element.tag = "code"
+        elif element.tag == "var":
+            element.tag = "em"
         else:
             element.drop_tag()
     for element in list(main.iterdescendants("a")):

@@ -136,10 +136,13 @@ def _container_directive(keep: bool = True, titled: bool = False, skip_argument:
                 return []
             found: list = []
             if titled or (self.arguments and not skip_argument):
-                words = _lead_words(self.name, self.arguments[0] if self.arguments else "")
-                texts, _ = self.state.inline_text(words, self.lineno)
-                strong = nodes.strong(words, "", *texts)
-                found.append(nodes.paragraph(words, "", strong))
+                argument, rest = self.arguments[0] if self.arguments else "", ""
+                if self.name.startswith(("version", "deprecated")):  # the text may follow the number directly
+                    argument, rest = [*argument.split(None, 1), "", ""][:2]
+                words = _lead_words(self.name, argument)
+                strong = nodes.strong(words, "", *self.state.inline_text(words, self.lineno)[0])
+                more = [nodes.Text(": "), *self.state.inline_text(rest, self.lineno)[0]] if rest else []
+                found.append(nodes.paragraph(words, "", strong, *more))
             box = nodes.container()
             self.state.nested_parse(self.content, self.content_offset, box, match_titles=True)
             return [*found, *box.children]

@@ -113,7 +113,7 @@ class Client:
         try:
             response = self._ask(url, stored, accept)
         except Unreachable:
-            if stored is None or stored.status != 200:
+            if stored is None:
                 raise
             return stored
         if response.status in RETRIED and stored is not None and stored.status == 200:
@@ -162,9 +162,6 @@ class Client:
             try:
                 reply = self._session.get(here, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, READ_SECONDS))
             except requests.RequestException as error:
-                refused = _cause(error, _BlockedAddress)
-                if refused is not None:
-                    raise Refused(str(refused)) from error
                 raise Unreachable(_told(error)) from error
             self.requests += 1
             with reply:
@@ -279,10 +276,6 @@ def _literal_address(host: str) -> str | None:
         return None
 
 
-class _BlockedAddress(Exception):
-    pass
-
-
 def _private(host: str) -> str:
     return f"{host} is a private or local address (allow_private: true lets a source's own host be one)"
 
@@ -317,11 +310,11 @@ def _told(error: Exception) -> str:
 
 
 def _addresses(host: str, port: int, allowed: bool) -> Iterator[tuple]:
-    """getaddrinfo's answers that may be used, resolved once. Raises _BlockedAddress where none may."""
+    """getaddrinfo's answers that may be used, resolved once. Raises Refused where none may."""
     answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     usable = [answer for answer in answers if allowed or public_address(answer[4][0])]
     if not usable:
-        raise _BlockedAddress(_private(host))
+        raise Refused(_private(host))
     yield from usable
 
 
