@@ -1,9 +1,15 @@
 """What the recipe's fields are: a view of its JSON Schema that `check`, `explain` and docs/recipe.md share."""
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from compiler.recipe import Recipe
 
@@ -25,7 +31,35 @@ class FieldDoc:
 @cache
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a recipe."""
-    return {"$schema": SCHEMA_ID, **_without_titles(Recipe.model_json_schema())}
+    schema = Recipe.model_json_schema()
+    for model in _models(Recipe):
+        node = schema if model is Recipe else schema["$defs"][model.__name__]
+        for name, text in docstrings(model).items():
+            node["properties"][name].setdefault("description", text)
+    return {"$schema": SCHEMA_ID, **_without_titles(schema)}
+
+
+def docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """The string below each field of a model."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
+
+
+def _models(annotation: Any) -> dict[type[BaseModel], None]:
+    """The models that a type is made of, in their order, each once."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return {model: None for part in get_args(annotation) for model in _models(part)}
+    found = {annotation: None}
+    for field in annotation.model_fields.values():
+        found |= _models(field.annotation)
+    return found
 
 
 def _without_titles(node: Any, named: bool = False) -> Any:

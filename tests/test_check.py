@@ -15,7 +15,7 @@ from compiler.source import parse_source
 
 CASES = Path(__file__).parent / "problems"
 GOLDEN = sorted(path.stem for path in CASES.glob("*.yaml"))
-"""Each `<case>.yaml` has the problems that `<case>.txt` shows; `UPDATE_GOLDEN=1 pytest tests/test_check.py` shows anew."""
+"""Each `<case>.yaml` has the problems that `<case>.txt` shows; UPDATE_GOLDEN=1 in the environment writes them anew."""
 
 GOOD = """\
 name: good

@@ -15,12 +15,45 @@ from compiler.recipe import Recipe, Training
 
 ROOT = Path(__file__).parent.parent
 
-TABLE = (
-    "method micro_batch gradient_accumulation sequence_len gradient_checkpointing optimizer attention cross_entropy lora_r "
-    "lora_alpha lora_targets weights_dtype double_quant sample_packing lora_kernels train_embeddings learning_rate "
-    "lr_scheduler warmup weight_decay max_grad_norm epochs max_steps effective_batch seed early_stopping eval_every "
-    "save_every keep_checkpoints resume neftune_alpha lora_dropout label_smoothing logging precision zero_stage offload"
-).split()
+TABLE = [
+    "method",
+    "micro_batch",
+    "gradient_accumulation",
+    "sequence_len",
+    "gradient_checkpointing",
+    "optimizer",
+    "attention",
+    "cross_entropy",
+    "lora_r",
+    "lora_alpha",
+    "lora_targets",
+    "weights_dtype",
+    "double_quant",
+    "sample_packing",
+    "lora_kernels",
+    "train_embeddings",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup",
+    "weight_decay",
+    "max_grad_norm",
+    "epochs",
+    "max_steps",
+    "effective_batch",
+    "seed",
+    "early_stopping",
+    "eval_every",
+    "save_every",
+    "keep_checkpoints",
+    "resume",
+    "neftune_alpha",
+    "lora_dropout",
+    "label_smoothing",
+    "logging",
+    "precision",
+    "zero_stage",
+    "offload",
+]
 """The names that scripts and recipes of other people use; they are never renamed."""
 
 
