@@ -90,21 +90,33 @@ def _run(tape: Tape, a: Architecture, key: LayerKey, checkpointing: str) -> tupl
     x = tape.leaf(a.hidden_size, key.stream_width)
     # without checkpointing nothing else counts the input, which the caller holds until the layer returns
     caller = [tape.bytes_(stream)] if checkpointing == "off" else []
+    if checkpointing == "on":
+        caller.append(tape.bytes_(_before_recomputing(a, key)))
     out = decoder_layer(tape, x, a, key)
     del x
     caller.clear()
-    width, root = out.width, Tensor(out.storage, out.elements, out.width, out.node)
+    width, root = out.width, out.node
     if checkpointing == "on":
         tape.forget_after_last_save()
     elif checkpointing == "offload":
         held.append(out.storage)
     else:
         grad.append(tape.bytes_(a.hidden_size * width))
-    del out
-    root.storage = grad[0]  # the output itself is gone: the next layer has read it
+    del out  # the next layer has read it
     saved = tuple(live - own for live, own in zip(tape.live, grad[0].size, strict=True))
-    tape.backward(root, grad.pop())
+    tape.backward(root, grad)
     return saved, sum(storage.size[0] for storage in tape.kept), width  # type: ignore[return-value]
+
+
+def _before_recomputing(a: Architecture, key: LayerKey) -> float:
+    """Bytes per token of gradients made before the layer is recomputed: backward runs through the layer's last operations until
+    one asks for a saved tensor. Casts and multiplications by a number save nothing, nor does a 4-bit linear without adapter."""
+    if a.norms_per_layer == 4 or a.model_type == "olmo2":
+        return 4 * a.hidden_size  # the norm's cast back
+    scaled = 2 * a.hidden_size if a.model_type == "granite" else 0
+    if _adapter(a, key, a.linears[-1].name).rank:
+        return scaled if key.kernels else scaled + 2 * a.hidden_size  # the adapter's scaling
+    return scaled + (2 * a.intermediate_size if key.quant == "4bit" else 0)
 
 
 def decoder_layer(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:

@@ -38,7 +38,7 @@ def _cost(a: Architecture, cross_entropy: str, stream_width: int, head_width: in
     run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
     loss = run(tape, hidden, a, head_width, trains_head)
     del hidden
-    tape.backward(loss, Storage(tape, (4.0, 0.0, 0.0, 0.0)))
+    tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
     return LossCost(tuple(highest(tape.moments)), sum(storage.size[0] for storage in tape.kept), float(copy))
 

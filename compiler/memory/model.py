@@ -181,8 +181,8 @@ def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) ->
     return tuple(terms)
 
 
-SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3_text", "granite")
-"""Families that multiply the embeddings' output: the product is what the first layer reads."""
+SCALED_EMBEDDINGS = ("granite",)
+"""Families that multiply the embeddings outside the embedding module: the product is what the first layer reads."""
 
 
 def _base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:

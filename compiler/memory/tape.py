@@ -90,14 +90,13 @@ class Tape:
         node = Node(inputs, saved, backward)
         self.nodes.append(node)
         if saved:
-            self.saved_at = len(self.moments)
+            self.saved_at = len(self.moments) - 1  # the result of the last one that saves is never made again
         return Tensor(storage, elements, width, node)
 
-    def backward(self, root: Tensor, grad: Storage) -> None:
-        """Run the nodes in reverse. `grad` is the gradient of `root`; drop your own reference to it before calling."""
+    def backward(self, root: Node | None, grad: list[Storage]) -> None:
+        """Run the nodes in reverse. `grad` holds the gradient of what `root` made; it is emptied, so that nobody else counts it."""
         self.phase = "backward"
-        pending: dict[int, Storage] = {id(root.node): grad}
-        del root, grad
+        pending: dict[int, Storage] = {id(root): grad.pop()}
         while self.nodes:
             node = self.nodes.pop()
             if id(node) not in pending:
