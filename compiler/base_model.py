@@ -117,11 +117,23 @@ def _fetch(base_model: str, kept: Path) -> None:
     config = _download(base_model, "config.json", near)
     if config is None:
         raise WorldProblem(f"the hub knows no `{base_model}` with a config.json", near)
+    if not _is_object(config):
+        raise WorldProblem(
+            f"the hub's config.json of `{base_model}` is not JSON", "look whether a proxy answers for it"
+        )
     for name in _FILES[1:]:
         data = _download(base_model, name, near)
-        if data is not None:
+        if data is not None and (not name.endswith(".json") or _is_object(data)):
             write_bytes(kept / name, data)
     write_bytes(kept / "config.json", config)
+
+
+def _is_object(data: bytes) -> bool:
+    """Whether some bytes are a JSON object; a proxy's log-in page is not kept as a model's file."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _download(base_model: str, name: str, near: str) -> bytes | None:
