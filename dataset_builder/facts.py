@@ -159,7 +159,10 @@ def set_in(question: str, where: str) -> str:
         return question
     if set(where.casefold().split()) & set(re.findall(r"[\w.-]{4,}", question.casefold())):
         return question
-    return f"In {where}, {question[0].lower() + question[1:] if question[:2] != 'I ' else question}"
+    lower = question[0].lower() + question[1:]
+    if re.match(r"(?i)(?:how|what|why|where|when|which)\b", where):  # a title that is a clause is no place to be in
+        return f'About "{where}": {lower}'
+    return f"In {where}, {lower}"
 
 
 def _first_name(text: str) -> str | None:

@@ -224,7 +224,7 @@ def read(sentence: str) -> Reading | None:
     >>> read("A ledger is a table of paid answers.").question
     'What is a ledger?'
     """
-    for shape in (_how_to, _condition, _default, _definition, _does):
+    for shape in (_how_to, _condition, _because, _default, _definition, _does, _named_does, _has, _passive):
         found = shape(sentence)
         if (
             found is not None
@@ -292,12 +292,66 @@ def _definition(sentence: str) -> Reading | None:
 
 def _does(sentence: str) -> Reading | None:
     match = re.match(rf"(?P<subject>[^,;:]{{2,60}}?) (?P<verb>{_VERB_FORMS}) (?P<rest>.+)", sentence)
-    if not match or _vague(match["subject"]):
-        return None
+    if not match or _vague(match["subject"]) or " and " in match["subject"] or _VERB_INSIDE.search(match["subject"]):
+        return None  # "The tool fetches and converts": the verb found is not the first one
     subject, verb = _inside(match["subject"]), match["verb"]
     if verb in _THIRD:
         return Reading("statement", match["subject"], f"What does {subject} {_THIRD[verb]}?")
     return Reading("purpose", match["subject"], f"What does {subject} do?")
+
+
+def _because(sentence: str) -> Reading | None:
+    match = re.match(
+        r"(?P<subject>[^,;:]{2,60}?) (?P<modal>must|should|can|cannot|may|is|are)(?P<no> not| never)? (?P<rest>[^,;:]{4,90}), because .+",
+        sentence,
+    )
+    if not match or _vague(match["subject"]):
+        return None
+    modal, no = ("can", " not") if match["modal"] == "cannot" else (match["modal"], match["no"] or "")
+    question = f"Why {modal} {_inside(match['subject'])}{no} {match['rest']}?"
+    return Reading("condition", match["subject"], question)
+
+
+_NOUN_NAME = re.compile(r"(?P<subject>The (?:[a-z-]+ ){1,3}`[^`]+`(?: of `[^`]+`)?) (?P<verb>[a-z]+s) (?!and\b).+")
+
+
+_VERB_INSIDE = re.compile(r"(?:`[^`]+`|[a-z]) [a-z]+s (?:`|and\b)")
+"""Another verb before the one that was found: "The builder obeys `robots.txt` and keeps"."""
+
+
+def _named_does(sentence: str) -> Reading | None:
+    """ "The option `--x` restricts ...": a named thing and any verb in the third person."""
+    match = _NOUN_NAME.match(sentence)
+    if not match or match["verb"] in {"is", "was", "has", "as", "does", "needs", "this", "plus", "versus"}:
+        return None
+    return Reading("purpose", match["subject"], f"What does {_inside(match['subject'])} do?")
+
+
+def _has(sentence: str) -> Reading | None:
+    """ "The card has 12 GiB of memory": how much memory; "It has a vocabulary of 256,000": which vocabulary."""
+    match = re.match(
+        r"(?P<subject>[^,;:]{2,60}?) has (?:(?P<size>[\d.,]+ [KMGT]i?B) of (?P<what>[a-z]+)|an? (?P<part>[a-z]+) of )\b",
+        sentence,
+    )
+    if not match or _vague(match["subject"]):
+        return None
+    ask = f"How much {match['what']}" if match["what"] else f"Which {match['part']}"
+    return Reading("statement", match["subject"], f"{ask} does {_inside(match['subject'])} have?")
+
+
+def _passive(sentence: str) -> Reading | None:
+    match = re.match(
+        r"(?P<subject>[^,;:]{2,60}?) (?P<be>is|are) (?:never |always |only |not |then |also )?"
+        r"(?:refused|ignored|dropped|stored|kept|removed|deleted|skipped|retired|truncated|cut|scrubbed|rejected|cached|overwritten|merged)\b .*",
+        sentence.rstrip(".") + " .",
+    )
+    if (
+        not match
+        or _vague(match["subject"])
+        or re.match(r".* (?:is|are) (?:used|designed|intended|called|based)\b", sentence)
+    ):
+        return None
+    return Reading("statement", match["subject"], f"What happens to {_inside(match['subject'])}?")
 
 
 def _vague(subject: str) -> bool:

@@ -90,6 +90,11 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"What (?P<v>is|are) (?P<x>.+)\?$",
         ("Can you say what {x} {v}?", "What is meant by {x}?", "How would you describe {x}?"),
     ),
+    (r"What happens to (?P<x>.+)\?$", ("What becomes of {x}?", "How is {x} dealt with?")),
+    (
+        r"Why (?P<w>must|should|can|may|is|are) (?P<x>.+)\?$",
+        ("For what reason {w} {x}?", "What is the reason why {w} {x}?"),
+    ),
     (
         r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|print|write|read)\?$",
         ("What is it that {x} {w}s?", "Can you name what {x} {w}s?"),
@@ -100,10 +105,12 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def rewordings(question: str) -> Iterator[str]:
     """The question in other grammar; a setting in front ("In X, ...") moves to the end."""
     setting, core = "", question
-    match = re.match(r"In (?P<where>[^,?]{2,60}), (?P<core>(?:what|how|which)\b.+)$", question)
+    match = re.match(
+        r"(?:In (?P<where>[^,?]{2,60})|About \"(?P<title>[^\"?]+)\")[,:] (?P<core>(?:what|how|which)\b.+)$", question
+    )
     if match:
-        setting, core = match["where"], match["core"][0].upper() + match["core"][1:]
-        yield f"{core.rstrip('?')} in {setting}?"
+        setting, core = match["where"] or match["title"], match["core"][0].upper() + match["core"][1:]
+        yield f"{core.rstrip('?')} in {setting}?" if match["where"] else f"{core} (about: {setting})"
     for pattern, templates in _PATTERNS:
         match = re.match(pattern, core)
         if match:
@@ -213,7 +220,7 @@ def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
 
 def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
     """As typed into a search box."""
-    question = re.sub(r"^In [^,?]{2,60}, (?=what|how|which)", "", grounded.pair.question)
+    question = re.sub(r"^(?:In [^,?]{2,60},|About \"[^\"]+\":) (?=what|how|which|why)", "", grounded.pair.question)
     where = "" if exact_words(question) else topic(grounded.chunk)
     short = re.sub(
         r"(?i)^(?:how (?:do|can) i|what (?:is|are|does|do)|which|what should i do|what happens)\s+(?:the |an? )?",
