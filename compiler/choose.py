@@ -21,18 +21,24 @@ from compiler.rules.draft import Draft
 from compiler.rules.schedule import effective_batch_for
 from compiler.space import DOMAINS, Domain
 from compiler.speed import predict_speed
-from compiler.values import Case, Machine, Memory, Setup
+from compiler.values import Case, Machine, Memory, Setup, Speed
 
 MAX_MICRO_BATCH = 64
 UNKNOWN_HOST_RAM_BYTES = 16 * 2**30
 """What offloads may take of a host whose RAM the recipe does not state."""
-PLAIN = {
+CHEAP_PLAIN = {
     "gradient_checkpointing": {"offload": "on"},
     "optimizer": {"adamw_8bit": "adamw_torch_fused", "paged_adamw_8bit": "adamw_torch_fused"},
 }
+PLAIN = CHEAP_PLAIN | {
+    "zero_stage": {1: 0, 2: 0, 3: 0},
+    "offload": {"optimizer": "none", "params": "none"},
+}
 """Levers that only save memory -> the plain setting, which they never outrun: offloaded checkpoints move more than kept
-ones, 8-bit states are quantised anew each step. Where the prediction says otherwise, that is its own error, and the
-plain setting's figure counts."""
+ones, 8-bit states are quantised anew each step, shards and offloads travel. Where the prediction says otherwise, that
+is
+its own error: the plain setting's figure counts, and the plan takes no lever for the sake of speed."""
+CAP = "a lever that saves memory is not counted as faster than the plain setting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,8 @@ class Cell:
     batches: tuple[tuple[int, int], ...]
     """(micro-batch, accumulation), ascending in micro-batch."""
 
-    def setup(self, batch: tuple[int, int]) -> Setup:
-        return Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **self.values)
+    def setup(self, batch: tuple[int, int], **changes: Any) -> Setup:
+        return Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **{**self.values, **changes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +108,23 @@ class Search:
         """The predicted speed, not above the plain setting's (see PLAIN)."""
         if setup not in self.speeds:
             self.speeds[setup] = _predicted(self.case, setup)
-            changes = _plain_values(lambda name: getattr(setup, name))
+            changes = _plain_values(PLAIN, lambda name: getattr(setup, name))
             if changes:
                 plain = self.tokens_per_second(replace(setup, **changes))
                 self.speeds[setup] = min(self.speeds[setup], plain)
         return self.speeds[setup]
+
+    def speed(self, setup: Setup, epochs: float, max_steps: int | None) -> Speed:
+        """The whole run, explained, at the speed that the choice counted with."""
+        case = self.case
+        speed = predict_speed(case.model.architecture, setup, case.machine, case.dataset, epochs, max_steps)
+        factor = speed.tokens_per_second / self.tokens_per_second(setup)
+        if factor <= 1:
+            return speed
+        seconds = speed.seconds_per_step * factor
+        cost = None if speed.cost_usd is None else speed.cost_usd * factor
+        parts = (*speed.parts, ("not faster than plain", seconds - speed.seconds_per_step, CAP))
+        return Speed(speed.tokens_per_second / factor, seconds, speed.hours * factor, speed.steps, cost, parts)
 
     def verdict(self, setup: Setup, budget_bytes: int | None = None) -> tuple[str, float, int]:
         """(`fits` | `uncertain` | `does not fit`, probability, margin in bytes) within the case's budget or another."""
@@ -158,18 +176,22 @@ def search(draft: Draft) -> Search:
     domains = {rule.__name__: rule(draft) for rule in DOMAINS}
     cells, broken = _cells(draft, domains)
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
-    plain: dict[tuple[Any, ...], float] = {}
+    speeds: dict[tuple[Any, ...], float] = {}
     points = []
     for cell in cells:
-        values = {**cell.values, **_plain_values(cell.values.__getitem__)}
-        options = tuple(values[name] for name in domains)
+        kinds = []
+        for levers in (CHEAP_PLAIN, PLAIN):
+            changes = _plain_values(levers, cell.values.__getitem__)
+            key = tuple(changes.get(name, cell.values[name]) for name in domains)
+            if all(key != other for other, _ in kinds):
+                kinds.append((key, changes))
         for batch, peak in zip(cell.batches, _peaks(draft.case, cell), strict=True):
-            key = (options, batch)
-            if key not in plain:
-                setup = Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **values)
-                plain[key] = _predicted(draft.case, setup)
+            for key, changes in kinds:
+                if (key, batch) not in speeds:
+                    speeds[key, batch] = _predicted(draft.case, cell.setup(batch, **changes))
+            bound = min(speeds[key, batch] for key, _ in kinds)
             needed = peak + margin_bytes(peak, draft.case.machine)
-            points.append(Point(plain[key], (*cell.order, batch[0]), cell, batch, peak, needed))
+            points.append(Point(bound, (*cell.order, batch[0]), cell, batch, peak, needed))
     points.sort(key=lambda point: (-point.bound, point.order))
     return Search(draft, domains, tuple(points), cannot)
 
@@ -191,8 +213,8 @@ def _peaks(case: Case, cell: Cell) -> list[int]:
     return peaks
 
 
-def _plain_values(value_of: Callable[[str], Any]) -> dict[str, str]:
-    return {name: plain[value_of(name)] for name, plain in PLAIN.items() if value_of(name) in plain}
+def _plain_values(levers: Mapping[str, Mapping[Any, Any]], value_of: Callable[[str], Any]) -> dict[str, Any]:
+    return {name: plain[value_of(name)] for name, plain in levers.items() if value_of(name) in plain}
 
 
 def _predicted(case: Case, setup: Setup) -> float:

@@ -16,8 +16,6 @@ from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
 from compiler.rules.draft import percent
 from compiler.rules.text import truncated_share
 from compiler.space import MAX_TRUNCATED_SHARE
-from compiler.speed import predict_speed
-from compiler.units import format_size
 from compiler.values import Case, Decision, Plan, Setup
 
 if TYPE_CHECKING:
@@ -41,14 +39,7 @@ def plan(case: Case) -> Plan:
         margin_bytes=margin,
         setup=setup,
         memory=memory,
-        speed=predict_speed(
-            case.model.architecture,
-            setup,
-            case.machine,
-            case.dataset,
-            draft.value("epochs") or 1,
-            draft.value("max_steps"),
-        ),
+        speed=found.speed(setup, draft.value("epochs") or 1, draft.value("max_steps")),
         decisions=(*_chosen(found, setup), *draft.decided.values()),
         alternatives=alternatives(found, setup),
         ways_out=() if fits else ways_out(found, setup),
@@ -62,9 +53,7 @@ def plan_recipe(recipe: Recipe, target: str | None = None) -> list[Plan]:
     """One plan a target in the recipe's order. Raises ProblemError for an unknown target or model."""
     from compiler.case import resolve
 
-    return [
-        plan(resolve(recipe, name)) for name in ([target] if target else recipe.targets)
-    ]
+    return [plan(resolve(recipe, name)) for name in ([target] if target else recipe.targets)]
 
 
 def settled_search(case: Case) -> Search:
@@ -93,17 +82,13 @@ def _chosen(found: Search, setup: Setup) -> list[Decision]:
         elif len(domain.options) > 1:
             because += f"; {_weighed(found, setup, name)}"
         decisions.append(Decision(name, value, because, name))
-    return [*decisions, *_batch(found, setup)]
+    return decisions
 
 
 def _weighed(found: Search, setup: Setup, name: str) -> str:
     """The strongest of the other options of a field, and why it is not it."""
-    others = [
-        value for value in found.domains[name].options if value != getattr(setup, name)
-    ]
-    fitting = [
-        best for best in (found.best(**{name: value}) for value in others) if best
-    ]
+    others = [value for value in found.domains[name].options if value != getattr(setup, name)]
+    fitting = [best for best in (found.best(**{name: value}) for value in others) if best]
     if not fitting:
         smallest = [least for least in (found.smallest(**{name: value}) for value in others) if least]
         if not smallest:  # an option that only goes with values that this case does not allow
@@ -112,28 +97,6 @@ def _weighed(found: Search, setup: Setup, name: str) -> str:
         return f"{getattr(least, name)} {miss(found, least)}"
     rival = max(fitting, key=found.tokens_per_second)
     return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}"
-
-
-def _batch(found: Search, setup: Setup) -> list[Decision]:
-    micro, steps, draft = setup.micro_batch, setup.gradient_accumulation, found.draft
-    size = format_size(found.peak_bytes(setup))
-    decisions = []
-    for name, value, because in (
-        (
-            "micro_batch",
-            micro,
-            f"{micro} x {setup.sequence_len:,} tokens in {size}: the fastest that fits",
-        ),
-        (
-            "gradient_accumulation",
-            steps,
-            f"{setup.effective_batch} / ({micro} x {setup.devices}): keeps the effective batch exactly",
-        ),
-    ):
-        if draft.states(name):
-            because = f"asked for in the recipe (`training.{name}`)"
-        decisions.append(Decision(name, value, because, name))
-    return decisions
 
 
 def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
@@ -154,18 +117,12 @@ def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
         )
     share = truncated_share(dataset, setup.sequence_len)
     if share > MAX_TRUNCATED_SHARE:
-        said.append(
-            f"{percent(share)} of the rows are longer than {setup.sequence_len:,} tokens and are dropped"
-        )
+        said.append(f"{percent(share)} of the rows are longer than {setup.sequence_len:,} tokens and are dropped")
     asked = found.draft.asked("effective_batch")
     if asked and asked != setup.effective_batch:
-        said.append(
-            f"effective batch {setup.effective_batch}, not {asked}: it is no multiple of what is pinned"
-        )
+        said.append(f"effective batch {setup.effective_batch}, not {asked}: it is no multiple of what is pinned")
     if setup.method == "qlora-4bit" and not found.domains["method"].asked:
         wider = found.best(method="lora")
         if wider:
-            said.append(
-                f"4-bit weights although 16-bit ones fit: `method: lora` takes {slower(found, wider, setup)}"
-            )
+            said.append(f"4-bit weights although 16-bit ones fit: `method: lora` takes {slower(found, wider, setup)}")
     return tuple(said)

@@ -38,11 +38,13 @@ from compiler.rules.run import (
 from compiler.rules.schedule import (
     effective_batch,
     epochs,
+    gradient_accumulation,
     label_smoothing,
     learning_rate,
     lr_scheduler,
     max_grad_norm,
     max_steps,
+    micro_batch,
     neftune_alpha,
     warmup,
     weight_decay,
@@ -80,6 +82,8 @@ RULES_BEFORE: tuple[Rule, ...] = (
 )
 
 RULES_AFTER: tuple[Rule, ...] = (
+    micro_batch,
+    gradient_accumulation,
     lora_kernels,  # lora_targets, lora_dropout, weights_dtype
     effective_batch,
     deepspeed,

@@ -143,7 +143,7 @@ def peer_to_peer(draft: Draft) -> Decision:
     """Without direct copies between cards NCCL may hang: the environment variable is then part of the launch."""
     machine = draft.case.machine
     if machine.count < 2 or machine.backend != "cuda":
-        return Decision("peer_to_peer", None, "one device", "peer_to_peer")
+        return Decision("peer_to_peer", None, "nothing passes between CUDA cards here", "peer_to_peer")
     if machine.peer_to_peer:
         return Decision("peer_to_peer", True, f"{machine.name} copies directly between cards", "peer_to_peer")
     return Decision(

@@ -67,6 +67,29 @@ def effective_batch_for(draft: Draft, sequence_len: int, packing: bool) -> int:
     return unit * max(1, -(-power // unit))
 
 
+def micro_batch(draft: Draft) -> Decision:
+    """Rows of one forward pass: the largest is not always the fastest, as rows are padded to the longest beside them."""
+    setup, asked = draft.setup, draft.asked("micro_batch")
+    if asked:
+        return stated("micro_batch", asked)
+    tokens = f"{setup.micro_batch} x {setup.sequence_len:,} tokens"
+    return Decision("micro_batch", setup.micro_batch, f"{tokens} at the most: the fastest that fits", "micro_batch")
+
+
+def gradient_accumulation(draft: Draft) -> Decision:
+    """What the micro-batch leaves of the effective batch, so that the step stays the same whatever the card."""
+    setup, asked = draft.setup, draft.asked("gradient_accumulation")
+    if asked:
+        return stated("gradient_accumulation", asked)
+    quotient = f"{setup.effective_batch} / ({setup.micro_batch} x {setup.devices})"
+    return Decision(
+        "gradient_accumulation",
+        setup.gradient_accumulation,
+        f"{quotient}: keeps the effective batch exactly",
+        "gradient_accumulation",
+    )
+
+
 def effective_batch(draft: Draft) -> Decision:
     """What one optimizer step averages over: micro_batch x gradient_accumulation x devices, kept exactly as asked
     for."""
