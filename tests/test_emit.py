@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_text_reads_back_as_the_mapping(tmp_path: Path) -> None:
 
 def test_every_key_has_a_reason_above_it(tmp_path: Path) -> None:
     lines = axolotl_yaml.emit(plan_of(tmp_path)).text.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if line and not line.startswith(("#", " ", "-")):
             assert before.startswith("# "), f"no reason above {line!r}"
             assert not before.startswith("# ---"), f"no reason above {line!r}"
@@ -176,14 +177,33 @@ def test_nothing_is_left_to_auto(tmp_path: Path) -> None:
 def test_every_setting_of_the_recipe_reaches_the_config() -> None:
     config = yaml.safe_load((update_golden.GOLDEN / "pinned/card/axolotl.yaml").read_text(encoding="utf-8"))
     wanted = {
-        "micro_batch_size": 2, "gradient_accumulation_steps": 4, "sequence_len": 1024, "attn_implementation": "sdpa",
-        "gradient_checkpointing": True, "optimizer": "paged_adamw_8bit", "lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.05,
-        "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}, "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "lora_modules_to_save": ["embed_tokens"], "peft_ensure_weight_tying": True, "num_epochs": 2, "warmup_steps": 20,
-        "lr_scheduler": "linear", "weight_decay": 0.05, "max_grad_norm": 0.5, "label_smoothing_factor": 0.1, "eval_steps": 50,
-        "save_steps": 100, "early_stopping_patience": 3, "save_total_limit": 1, "auto_resume_from_checkpoints": True,
-        "use_wandb": True, "seed": 7,
-    }  # fmt: skip
+        "micro_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "sequence_len": 1024,
+        "attn_implementation": "sdpa",
+        "gradient_checkpointing": True,
+        "optimizer": "paged_adamw_8bit",
+        "lora_r": 8,
+        "lora_alpha": 8,
+        "lora_dropout": 0.05,
+        "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False},
+        "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "lora_modules_to_save": ["embed_tokens"],
+        "peft_ensure_weight_tying": True,
+        "num_epochs": 2,
+        "warmup_steps": 20,
+        "lr_scheduler": "linear",
+        "weight_decay": 0.05,
+        "max_grad_norm": 0.5,
+        "label_smoothing_factor": 0.1,
+        "eval_steps": 50,
+        "save_steps": 100,
+        "early_stopping_patience": 3,
+        "save_total_limit": 1,
+        "auto_resume_from_checkpoints": True,
+        "use_wandb": True,
+        "seed": 7,
+    }
     assert {name: config.get(name) for name in wanted} == wanted
 
 
