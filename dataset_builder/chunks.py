@@ -1,8 +1,8 @@
 """Document -> Chunks: whole Markdown blocks packed by a token budget, each run under the headings it stands below.
 
 The parser (markdown-it-py, CommonMark with tables) says where blocks begin; the text itself is never rewritten, so that
-`chunk.text == document.markdown[chunk.start:chunk.end]` and a quote's offsets stay true. A code fence is never broken, whatever
-its size; a list, a quotation, a table or a paragraph is broken only where it is larger than the budget.
+`chunk.text == document.markdown[chunk.start:chunk.end]` and a quote's offsets stay true. A code fence is never broken,
+whatever its size; a list, a quotation, a table or a paragraph is broken only where it is larger than the budget.
 """
 
 import re
@@ -36,7 +36,8 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Spans that become one chunk: blocks with text, then headings whose text is still to come. Either may be missing."""
+    """Spans that become one chunk: blocks with text, then headings whose text is still to come. Either may be
+    missing."""
 
     start: int
     body_end: int
@@ -74,11 +75,22 @@ def chunk(document: Document, max_tokens: int, count: Count | None = None) -> li
             repeat += 1
             name = digest(document.origin, *path, body, str(repeat))
         seen.add(name)
-        chunks.append(Chunk(
-            id=name, document_id=document.id, origin=document.origin, title=document.title, heading_path=path,
-            anchor=slug(path[-1]) if path else "", text=body, start=start, end=end, tokens=count(body),
-            licence=document.licence, sha256=document.sha256,
-        ))
+        chunks.append(
+            Chunk(
+                id=name,
+                document_id=document.id,
+                origin=document.origin,
+                title=document.title,
+                heading_path=path,
+                anchor=slug(path[-1]) if path else "",
+                text=body,
+                start=start,
+                end=end,
+                tokens=count(body),
+                licence=document.licence,
+                sha256=document.sha256,
+            )
+        )
     return chunks
 
 
@@ -106,7 +118,8 @@ def plain_heading(markdown: str) -> str:
 
 
 def _pack(text: str, spans: Iterator[_Span], max_tokens: int, count: Count) -> Iterator[_Run]:
-    """Fill runs up to the budget. A heading starts a new run unless the one before holds nothing but headings, or is tiny."""
+    """Fill runs up to the budget. A heading starts a new run unless the one before holds nothing but headings, or is
+    tiny."""
     tiny = max_tokens // 8
     above: list[tuple[int, str]] = []
     run: _Run | None = None
@@ -119,8 +132,11 @@ def _pack(text: str, spans: Iterator[_Span], max_tokens: int, count: Count) -> I
         if run is None:
             run = _Run(span.start, span.start if span.level else span.end, span.end, path)
         elif span.level:
-            joins = (count(text[run.start : run.body_end]) <= tiny and bool(_common(run.path, path)) if run.has_text
-                     else path[: len(run.path)] == run.path)  # a heading without text is swallowed by a deeper one only
+            joins = (
+                count(text[run.start : run.body_end]) <= tiny and bool(_common(run.path, path))
+                if run.has_text
+                else path[: len(run.path)] == run.path
+            )  # a heading without text is swallowed by a deeper one only
             if not joins:
                 yield run
                 run = _Run(span.start, span.start, span.end, path)
@@ -145,7 +161,8 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parser():
-    """The Markdown parser of this project: CommonMark and tables. Raw HTML is text, so that it cannot swallow the blocks below it."""
+    """The Markdown parser of this project: CommonMark and tables. Raw HTML is text, so that it cannot swallow the
+    blocks below it."""
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").disable(["html_block", "reference"])
@@ -161,12 +178,17 @@ def _spans(text: str, max_tokens: int, count: Count) -> Iterator[_Span]:
     yield from _partition(nodes, 0, len(text), lines, text, max_tokens, count)
 
 
-def _partition(nodes: list, start: int, end: int, lines: list[int], text: str, max_tokens: int, count: Count) -> Iterator[_Span]:
-    """One span a node, from its first line to the next node's first line, so that blank lines go with what stands before."""
+def _partition(
+    nodes: list, start: int, end: int, lines: list[int], text: str, max_tokens: int, count: Count
+) -> Iterator[_Span]:
+    """One span a node, from its first line to the next node's first line, so that blank lines go with what stands
+    before."""
     starts = [start, *(lines[node.map[0]] for node in nodes[1:]), end]
     for node, begin, finish in zip(nodes, starts, starts[1:], strict=False):
         if node.type == "heading":
-            yield _Span(begin, finish, int(node.tag[1]), plain_heading(node.children[0].content if node.children else ""))
+            yield _Span(
+                begin, finish, int(node.tag[1]), plain_heading(node.children[0].content if node.children else "")
+            )
         elif begin < finish and count(text[begin:finish]) > max_tokens:
             yield from _pieces(node, begin, finish, lines, text, max_tokens, count)
         else:
@@ -192,8 +214,11 @@ def _pieces(node, start: int, end: int, lines: list[int], text: str, max_tokens:
         yield _Span(start, end)
 
 
-def _cuts(text: str, start: int, end: int, border: re.Pattern, max_tokens: int, count: Count) -> Iterator[tuple[int, int]]:
-    """Pieces of text[start:end] that end at a border and are as long as the budget allows; an unbroken stretch stays whole."""
+def _cuts(
+    text: str, start: int, end: int, border: re.Pattern, max_tokens: int, count: Count
+) -> Iterator[tuple[int, int]]:
+    """Pieces of text[start:end] that end at a border and are as long as the budget allows; an unbroken stretch stays
+    whole."""
     begin = last = start
     for match in border.finditer(text, start, end):
         if last > begin and count(text[begin : match.end()]) > max_tokens:

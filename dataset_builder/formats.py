@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from dataset_builder.markdown import decode, from_html, tidy
@@ -45,7 +46,8 @@ def _name_title(name: str) -> str:
 
 
 def _text(data: bytes) -> str:
-    """Text of a file that is not HTML: UTF-8, UTF-16 with its mark, else Windows-1252. Raises Unreadable for binary data."""
+    """Text of a file that is not HTML: UTF-8, UTF-16 with its mark, else Windows-1252. Raises Unreadable for binary
+    data."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = data.decode("utf-16", "replace")
     else:
@@ -65,7 +67,7 @@ def read_markdown(name: str, data: bytes) -> Reading:
     if front:
         found = re.search(r"""(?m)^title:[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([^\n#]*))""", front[1] or "")
         title = next((group.strip() for group in found.groups() if group), "") if found else ""
-        text = text[front.end():]
+        text = text[front.end() :]
     if name.lower().endswith(".mdx"):
         text = without_jsx(text)
     text = tidy(text)
@@ -80,12 +82,23 @@ def without_jsx(text: str) -> str:
         if number % 3 == 2:
             continue  # the fence mark that the split pattern captures
         if number % 3 == 0:
-            part = re.sub(r"(?ms)^(?:import\s[^\n]*?from\s+['\"][^\n]*|import\s+['\"][^\n]*|export\s+(?:const|default|function)\b.*?(?:\n\n|\Z))", "", part)
+            part = re.sub(
+                r"(?ms)^(?:import\s[^\n]*?from\s+['\"][^\n]*|import\s+['\"][^\n]*|export\s+(?:const|default|function)\b.*?(?:\n\n|\Z))",
+                "",
+                part,
+            )
             part = re.sub(r"(?s)\{/\*.*?\*/\}", "", part)
-            part = re.sub(r"(?s)<(?:TabItem|Tab|Step|Accordion|Card|details|AccordionItem)\b[^<>]*?(?:label|title)=[\"']([^\"'<>]*)[\"'][^<>]*?>", r"\n**\1**\n", part)
+            part = re.sub(
+                r"(?s)<(?:TabItem|Tab|Step|Accordion|Card|details|AccordionItem)\b[^<>]*?(?:label|title)=[\"']([^\"'<>]*)[\"'][^<>]*?>",
+                r"\n**\1**\n",
+                part,
+            )
             part = re.sub(r"(?s)</?[A-Z][\w.]*(?:\s[^<>]*?)?/?>", "", part)
-            part = re.sub(r"(?m)^:::+[ \t]*(\w+)[ \t]*(?:\[([^\]\n]*)\]|([^\n]*))$",
-                          lambda match: f"**{(match[2] or match[3] or match[1]).strip().capitalize()}:**\n", part)
+            part = re.sub(
+                r"(?m)^:::+[ \t]*(\w+)[ \t]*(?:\[([^\]\n]*)\]|([^\n]*))$",
+                lambda match: f"**{(match[2] or match[3] or match[1]).strip().capitalize()}:**\n",
+                part,
+            )
             part = re.sub(r"(?m)^:::+[ \t]*$", "", part)
         cleaned.append(part)
     return "".join(cleaned)
@@ -96,7 +109,7 @@ def first_heading(markdown: str) -> str:
     from dataset_builder.chunks import parser, plain_heading
 
     tokens = parser().parse(markdown[:20_000])
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.tag == "h1":
             return plain_heading(inline.content)
     return ""
@@ -146,8 +159,13 @@ def _cell(cell: dict, language: str) -> list[str]:
         return [f"{'#' * int(cell.get('level') or 1)} {source}" if cell.get("cell_type") == "heading" else source]
     if cell.get("cell_type") != "code" or not source.strip():
         return []
-    outputs = [_joined(output.get("text", (output.get("data") or {}).get("text/plain"))) for output in cell.get("outputs") or ()]
-    shown = re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\[[0-9;]+m", "", "\n".join(text.rstrip() for text in outputs if text.strip()))
+    outputs = [
+        _joined(output.get("text", (output.get("data") or {}).get("text/plain")))
+        for output in cell.get("outputs") or ()
+    ]
+    shown = re.sub(
+        r"\x1b\[[0-9;]*[A-Za-z]|\[[0-9;]+m", "", "\n".join(text.rstrip() for text in outputs if text.strip())
+    )
     return [fence(source, language), *([fence(shown, "")] if shown.strip() and len(shown) <= 2000 else [])]
 
 
@@ -177,8 +195,17 @@ def read_python(name: str, data: bytes) -> Reading:
 
 
 READERS: dict[str, Callable[[str, bytes], Reading]] = {
-    ".md": read_markdown, ".markdown": read_markdown, ".mdx": read_markdown, ".rst": read_rst, ".txt": read_text,
-    ".html": read_html, ".htm": read_html, ".xhtml": read_html, ".ipynb": read_notebook,
-    ".pdf": read_pdf, ".docx": read_docx, ".py": read_python,
+    ".md": read_markdown,
+    ".markdown": read_markdown,
+    ".mdx": read_markdown,
+    ".rst": read_rst,
+    ".txt": read_text,
+    ".html": read_html,
+    ".htm": read_html,
+    ".xhtml": read_html,
+    ".ipynb": read_notebook,
+    ".pdf": read_pdf,
+    ".docx": read_docx,
+    ".py": read_python,
 }
 """Ending of a file name -> its reader."""

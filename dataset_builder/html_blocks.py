@@ -8,9 +8,59 @@ import re
 from bs4 import BeautifulSoup, Tag
 
 from dataset_builder.html_main import HEADINGS
+from dataset_builder.html_tables import classes, field_tables, layout_tables, new, regular_tables
 
-_BLOCKS = ("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article", "details", "figure", *HEADINGS)
-_OBJECTS = frozenset(["function", "class", "method", "attribute", "data", "exception", "module", "describe", "classmethod", "staticmethod", "property", "option", "envvar", "confval", "cmdoption", "macro", "type", "struct", "enum", "enumerator", "member", "var", "opcode", "setting", "directive", "role", "templatetag", "templatefilter", "django-admin", "describe", "program", "decorator"])
+_BLOCKS = (
+    "p",
+    "div",
+    "ul",
+    "ol",
+    "dl",
+    "table",
+    "pre",
+    "blockquote",
+    "section",
+    "article",
+    "details",
+    "figure",
+    *HEADINGS,
+)
+_OBJECTS = frozenset(
+    [
+        "function",
+        "class",
+        "method",
+        "attribute",
+        "data",
+        "exception",
+        "module",
+        "describe",
+        "classmethod",
+        "staticmethod",
+        "property",
+        "option",
+        "envvar",
+        "confval",
+        "cmdoption",
+        "macro",
+        "type",
+        "struct",
+        "enum",
+        "enumerator",
+        "member",
+        "var",
+        "opcode",
+        "setting",
+        "directive",
+        "role",
+        "templatetag",
+        "templatefilter",
+        "django-admin",
+        "describe",
+        "program",
+        "decorator",
+    ]
+)
 """Sphinx's object types; a definition list of one of them is an API entry."""
 
 
@@ -19,36 +69,25 @@ def plain_blocks(soup: BeautifulSoup, main: Tag) -> None:
     _tabs(soup, main)
     _admonitions(soup, main)
     _details(soup, main)
-    _field_tables(soup, main)
-    _layout_tables(main)
-    _tables(soup, main)
+    field_tables(soup, main)
+    layout_tables(main)
+    regular_tables(soup, main)
     _signatures(soup, main)
     _definitions(soup, main)
     _lists_of_sections(main)
     _quoted_code(main)
 
 
-def classes(element: Tag) -> frozenset[str]:
-    value = element.get("class") or ()
-    return frozenset(value.split() if isinstance(value, str) else value)
-
-
-def _new(soup: BeautifulSoup, name: str, text: str = "", **attributes: str) -> Tag:
-    element = soup.new_tag(name, attrs=attributes)
-    if text:
-        element.string = text
-    return element
-
-
 def _lead(soup: BeautifulSoup, text: str) -> Tag:
     """A paragraph of one bold phrase, such as `**Note:**`."""
-    paragraph = _new(soup, "p")
-    paragraph.append(_new(soup, "strong", text))
+    paragraph = new(soup, "p")
+    paragraph.append(new(soup, "strong", text))
     return paragraph
 
 
 def _lead_in(soup: BeautifulSoup, words: str, block: Tag | None) -> Tag | None:
-    """Put bold words before the paragraph that `block` is or begins with; where it begins otherwise, return them as a paragraph."""
+    """Put bold words before the paragraph that `block` is or begins with; where it begins otherwise, return them as a
+    paragraph."""
     while block is not None and block.name in ("div", "section"):
         block = next((child for child in block.children if isinstance(child, Tag) or child.strip()), None)
         if not isinstance(block, Tag):
@@ -56,7 +95,7 @@ def _lead_in(soup: BeautifulSoup, words: str, block: Tag | None) -> Tag | None:
     if not isinstance(block, Tag) or block.name != "p":
         return _lead(soup, words)
     block.insert(0, " ")
-    block.insert(0, _new(soup, "strong", words))
+    block.insert(0, new(soup, "strong", words))
     return None
 
 
@@ -73,8 +112,10 @@ def _tabs(soup: BeautifulSoup, main: Tag) -> None:
             _label(soup, labels, panels)
             tab_list.decompose()
     for tab_set in main.find_all("div", class_="tabbed-set"):
-        labels, panels = tab_set.select(".tabbed-labels > label") or tab_set.select(":scope > label"), tab_set.select(
-            ".tabbed-content > .tabbed-block") or tab_set.select(":scope > .tabbed-content")
+        labels, panels = (
+            tab_set.select(".tabbed-labels > label") or tab_set.select(":scope > label"),
+            tab_set.select(".tabbed-content > .tabbed-block") or tab_set.select(":scope > .tabbed-content"),
+        )
         if labels and len(labels) == len(panels):
             _label(soup, labels, panels)
             for label in labels:
@@ -113,113 +154,9 @@ def _details(soup: BeautifulSoup, main: Tag) -> None:
             summary.replace_with(_lead(soup, _squeezed(summary)))
 
 
-def _field_tables(soup: BeautifulSoup, main: Tag) -> None:
-    """docutils before 0.14 wrote field lists as tables."""
-    for table in main.select("table.field-list, table.footnote, table.citation"):
-        definitions = _new(soup, "dl")
-        for row in table.find_all("tr"):
-            cells = row.find_all(("th", "td"), recursive=False)
-            for cell, name in zip(cells, ("dt", *["dd"] * len(cells)), strict=False):
-                cell.name = name
-                definitions.append(cell.extract())
-        table.replace_with(definitions)
-
-
-def _layout_tables(main: Tag) -> None:
-    """A table around one cell, or around headings or other tables, is a box: its cells become blocks."""
-    for table in main.find_all("table"):
-        cells = table.find_all(("td", "th"))
-        if (len(cells) > 1 and not table.find(("table", *HEADINGS))) or (not cells and table.find("tr") is None):
-            continue
-        for element in [table, *table.find_all(("thead", "tbody", "tfoot", "tr", "td", "th", "colgroup"))]:
-            if element.find_parent("table") is table or element is table:
-                element.name = "div"
-
-
-def _tables(soup: BeautifulSoup, main: Tag) -> None:
-    """A regular grid: spans repeated, the first row a header, blocks of code moved below the table."""
-    for table in main.find_all("table"):
-        rows = _grid(table)
-        if not rows:
-            table.decompose()
-            continue
-        moved = []
-        for pre in table.find_all("pre"):
-            text = pre.get_text()
-            short = "\n" not in text and len(text) <= 120
-            moved.append(pre.replace_with(_new(soup, "code", text) if short else _new(soup, "span", f"(code {len(moved) + 1} below)")))
-        caption = table.find("caption")
-        width = max(len(row) for row in rows)
-        grid = _new(soup, "table")
-        head_is_header = all(cell is None or cell.name == "th" for cell in rows[0]) or table.find("thead") is not None
-        for number, row in enumerate(rows if head_is_header else [[None] * width, *rows]):
-            line = _new(soup, "tr")
-            for cell in [*row, *[None] * (width - len(row))]:
-                line.append(_cell(soup, cell, "th" if number == 0 else "td"))
-            grid.append(line)
-        for block in reversed(moved):
-            table.insert_after(block)
-        table.insert_after(grid)
-        if caption is not None and caption.get_text(strip=True):
-            caption.name = "p"
-            grid.insert_before(caption.extract())
-        table.decompose()
-
-
-def _grid(table: Tag) -> list[list[Tag | None]]:
-    """Rows of cells with row and column spans filled: a cell that spans rows is repeated in each, so that every row reads alone."""
-    rows: list[list[Tag | None]] = []
-    waiting: dict[int, tuple[int, Tag | None]] = {}
-    for row in table.find_all("tr")[:5000]:
-        cells, line, column = iter(row.find_all(("td", "th"), recursive=False)), [], 0
-        cell = next(cells, None)
-        while cell is not None or any(place >= column for place in waiting):
-            if column in waiting:
-                left, spanning = waiting.pop(column)
-                line.append(spanning)
-                if left > 1:
-                    waiting[column] = (left - 1, spanning)
-                column += 1
-                continue
-            if cell is None:
-                line.append(None)
-                column += 1
-                continue
-            across, down = _span(cell, "colspan"), _span(cell, "rowspan")
-            for offset in range(across):
-                line.append(cell if offset == 0 else None)
-                if down > 1:
-                    waiting[column + offset] = (down - 1, cell if offset == 0 else None)
-            column += across
-            cell = next(cells, None)
-        if any(cell is not None and cell.get_text(strip=True) for cell in line):
-            rows.append(line)
-    return rows
-
-
-def _span(cell: Tag, name: str) -> int:
-    value = str(cell.get(name) or "1")
-    return min(100, max(1, int(value))) if value.isascii() and value.isdigit() else 1
-
-
-def _cell(soup: BeautifulSoup, cell: Tag | None, name: str) -> Tag:
-    import copy
-
-    copied = _new(soup, name) if cell is None else copy.copy(cell)
-    copied.name, copied.attrs = name, {}
-    for item in copied.find_all(("li", "br")):
-        if item.name == "br":
-            item.replace_with(" ")
-        elif item.find_next_sibling("li"):
-            (item.find("p") or item).append(";")
-    for block in copied.find_all(("ul", "ol", "li", "div", "p", "dl", "dt", "dd", "blockquote")):
-        block.insert_after(" ")
-        block.unwrap()
-    return copied
-
-
 def _signatures(soup: BeautifulSoup, main: Tag) -> None:
-    """An API entry's signature becomes a heading one level below the section it stands in, its description that section's text."""
+    """An API entry's signature becomes a heading one level below the section it stands in, its description that
+    section's text."""
     level = 1
     for element in main.find_all((*HEADINGS, "dl")):
         if element.name in HEADINGS:
@@ -239,26 +176,28 @@ def _signatures(soup: BeautifulSoup, main: Tag) -> None:
 
 def _is_api(definitions: Tag) -> bool:
     term = definitions.find("dt", recursive=False)
-    return term is not None and (bool(classes(term) & {"sig", "sig-object"}) or bool(classes(definitions) & _OBJECTS and term.get("id")))
+    return term is not None and (
+        bool(classes(term) & {"sig", "sig-object"}) or bool(classes(definitions) & _OBJECTS and term.get("id"))
+    )
 
 
 def _signature(soup: BeautifulSoup, term: Tag, level: int, first: bool) -> Tag:
     words = _squeezed(term)
     if first:
-        return _new(soup, f"h{level}", words)
-    paragraph = _new(soup, "p")
-    paragraph.append(_new(soup, "code", words))
+        return new(soup, f"h{level}", words)
+    paragraph = new(soup, "p")
+    paragraph.append(new(soup, "code", words))
     return paragraph
 
 
 def _definitions(soup: BeautifulSoup, main: Tag) -> None:
     """Other definition lists become lists: `- **term**: its first paragraph`, and what else there is below."""
     for definitions in main.find_all("dl"):
-        items = _new(soup, "ul")
+        items = new(soup, "ul")
         for terms, bodies in _entries(definitions):
-            item = _new(soup, "li")
+            item = new(soup, "li")
             items.append(item)
-            line = _new(soup, "p")
+            line = new(soup, "p")
             for term in terms:
                 if line.contents:
                     line.append(", ")
@@ -295,7 +234,7 @@ def _add_term(soup: BeautifulSoup, line: Tag, term: Tag) -> None:
     if term.find(("code", "strong", "b", "kbd")) and not term.find(_BLOCKS):
         line.extend(list(term.contents))
     elif words := _squeezed(term).rstrip(": "):
-        line.append(_new(soup, "strong", words))
+        line.append(new(soup, "strong", words))
 
 
 def _lists_of_sections(main: Tag) -> None:

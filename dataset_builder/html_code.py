@@ -1,4 +1,5 @@
-"""Code blocks of an HTML page, whatever highlighter made them: one plain <pre> each, its text exact, its language in `data-language`.
+"""Code blocks of an HTML page, whatever highlighter made them: one plain <pre> each, its text exact, its language in
+`data-language`.
 
 Works on the lxml tree, before BeautifulSoup sees the page: the highlighters' spans are most of its elements.
 """
@@ -9,16 +10,80 @@ from lxml.html import HtmlElement, builder
 
 from dataset_builder.html_main import HEADINGS, classes, drop
 
-_LINE_NUMBERS = frozenset({"linenos", "lineno", "linenodiv", "gutter", "rouge-gutter", "line-numbers", "line-number", "line-numbers-rows",
-                           "ln", "blob-num", "gl", "codehilite-lineno", "prism-line-number"})
-_NO_LANGUAGE = frozenset({"", "default", "none", "text", "plain", "plaintext", "notranslate", "txt", "guess", "nohighlight", "source",
-                          "output", "undefined", "null", "literal-block", "content"})
+_LINE_NUMBERS = frozenset(
+    {
+        "linenos",
+        "lineno",
+        "linenodiv",
+        "gutter",
+        "rouge-gutter",
+        "line-numbers",
+        "line-number",
+        "line-numbers-rows",
+        "ln",
+        "blob-num",
+        "gl",
+        "codehilite-lineno",
+        "prism-line-number",
+    }
+)
+_NO_LANGUAGE = frozenset(
+    {
+        "",
+        "default",
+        "none",
+        "text",
+        "plain",
+        "plaintext",
+        "notranslate",
+        "txt",
+        "guess",
+        "nohighlight",
+        "source",
+        "output",
+        "undefined",
+        "null",
+        "literal-block",
+        "content",
+    }
+)
 _ALIASES = {"ipython3": "python", "python3": "python", "py": "python", "pycon3": "pycon", "ipython": "python"}
 _LANGUAGE = re.compile(r"^(?:highlight-source-|highlight-|language-|lang-|sourceCode)(?P<name>[\w+#.-]+)$")
-_MEANINGLESS = ("span", "font", "small", "u", "ins", "mark", "abbr", "cite", "label", "bdi", "time", "nobr", "wbr", "big", "center",
-                "tt", "var")
+_MEANINGLESS = (
+    "span",
+    "font",
+    "small",
+    "u",
+    "ins",
+    "mark",
+    "abbr",
+    "cite",
+    "label",
+    "bdi",
+    "time",
+    "nobr",
+    "wbr",
+    "big",
+    "center",
+    "tt",
+    "var",
+)
 _INLINE = frozenset({"a", "strong", "em", "b", "i", "code", "p", "sub", "sup", "del", "s", "q", "kbd", "samp"})
-_BLOCKS = ("p", "div", "ul", "ol", "dl", "table", "pre", "blockquote", "section", "article", "details", "figure", *HEADINGS)
+_BLOCKS = (
+    "p",
+    "div",
+    "ul",
+    "ol",
+    "dl",
+    "table",
+    "pre",
+    "blockquote",
+    "section",
+    "article",
+    "details",
+    "figure",
+    *HEADINGS,
+)
 _ENDS = frozenset({"body", "article", "main", "li", "td", "dd", "section"})
 
 
@@ -116,7 +181,11 @@ def _language(pre: HtmlElement) -> str:
             match = _LANGUAGE.match(mark)
             if match:
                 return _known(match["name"])
-            if mark in ("code", "sourceCode", "codehilite", "brush:") and element.tag == "pre" and position + 1 < len(marks):
+            if (
+                mark in ("code", "sourceCode", "codehilite", "brush:")
+                and element.tag == "pre"
+                and position + 1 < len(marks)
+            ):
                 return _known(marks[position + 1])
     return ""
 
@@ -127,12 +196,15 @@ def _known(name: str) -> str:
 
 
 def plain_inline(main: HtmlElement) -> None:
-    """Take away inline elements that mean nothing in Markdown: spans, links that lead nowhere from here, marks around whole blocks."""
+    """Take away inline elements that mean nothing in Markdown: spans, links that lead nowhere from here, marks around
+    whole blocks."""
     _formulas(main)
     for element in list(main.iterdescendants(*_MEANINGLESS)):
         if element.get("role") == "tab" or (element.tag == "label" and _is_tab(element)):
             continue
-        if element.tag == "tt" or (element.tag == "span" and "literal" in classes(element)):  # docutils before Sphinx touches it
+        if element.tag == "tt" or (
+            element.tag == "span" and "literal" in classes(element)
+        ):  # docutils before Sphinx touches it
             element.tag = "code"
         elif element.tag == "var":
             element.tag = "em"
@@ -153,7 +225,9 @@ def plain_inline(main: HtmlElement) -> None:
 
 
 def _is_tab(label: HtmlElement) -> bool:
-    return "sd-tab-label" in classes(label) or any("tabbed-set" in classes(parent) for parent in label.iterancestors("div"))
+    return "sd-tab-label" in classes(label) or any(
+        "tabbed-set" in classes(parent) for parent in label.iterancestors("div")
+    )
 
 
 def _formulas(main: HtmlElement) -> None:

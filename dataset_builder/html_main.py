@@ -1,8 +1,8 @@
 """Where on an HTML page the documentation itself is, judged by structure; navigation is taken out.
 
-Works on an lxml tree in place: this part sees the whole page, most of which is dropped, and lxml is some twenty times faster at it
-than BeautifulSoup. Themes are recognised by the marks that Sphinx, MkDocs, Docusaurus, Asciidoctor and Antora put around the text
-(roles, semantic elements, a few classes); a page with none of them by where its prose is.
+Works on an lxml tree in place: this part sees the whole page, most of which is dropped, and lxml is some twenty times
+faster at it than BeautifulSoup. Themes are recognised by the marks that Sphinx, MkDocs, Docusaurus, Asciidoctor and
+Antora put around the text (roles, semantic elements, a few classes); a page with none of them by where its prose is.
 """
 
 import re
@@ -17,22 +17,95 @@ def _class(name: str) -> str:
     return f"contains(concat(' ', normalize-space(@class), ' '), ' {name} ')"
 
 
-_MAIN = tuple(etree.XPath(path) for path in (
-    ".//*[@itemprop='articleBody']", ".//main//article", ".//article[@role='main']", ".//div[@role='main']",
-    f".//*[{_class('theme-doc-markdown')}]", f".//*[{_class('md-content')}]", ".//main", ".//*[@role='main']", ".//article",
-    f".//div[{_class('document')}]//div[{_class('body')}]", f".//*[{_class('rst-content')}]", f".//*[@id='bd']//*[{_class('yui-b')}]",
-    ".//*[@id='main-content']", ".//*[@id='content']",
-))
+_MAIN = tuple(
+    etree.XPath(path)
+    for path in (
+        ".//*[@itemprop='articleBody']",
+        ".//main//article",
+        ".//article[@role='main']",
+        ".//div[@role='main']",
+        f".//*[{_class('theme-doc-markdown')}]",
+        f".//*[{_class('md-content')}]",
+        ".//main",
+        ".//*[@role='main']",
+        ".//article",
+        f".//div[{_class('document')}]//div[{_class('body')}]",
+        f".//*[{_class('rst-content')}]",
+        f".//*[@id='bd']//*[{_class('yui-b')}]",
+        ".//*[@id='main-content']",
+        ".//*[@id='content']",
+    )
+)
 """Tried in this order; measured on five themes (docs/sources.md)."""
-_NEVER = ("script", "style", "noscript", "template", "svg", "iframe", "object", "canvas", "input", "select", "textarea", "dialog",
-          "audio", "video", "link", "meta", "head")
+_NEVER = (
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "iframe",
+    "object",
+    "canvas",
+    "input",
+    "select",
+    "textarea",
+    "dialog",
+    "audio",
+    "video",
+    "link",
+    "meta",
+    "head",
+)
 _NAVIGATION_WORDS = frozenset(
-    "nav navbar navigation navheader navfooter sidebar sidenav breadcrumb breadcrumbs pagination pager prevnext toc tocmobile toctree "
-    "localtoc contents related footer copyright copyrights edit share social search skip banner announcement versions feedback "
-    "sphinxsidebar rst-versions indices".split())
+    [
+        "nav",
+        "navbar",
+        "navigation",
+        "navheader",
+        "navfooter",
+        "sidebar",
+        "sidenav",
+        "breadcrumb",
+        "breadcrumbs",
+        "pagination",
+        "pager",
+        "prevnext",
+        "toc",
+        "tocmobile",
+        "toctree",
+        "localtoc",
+        "contents",
+        "related",
+        "footer",
+        "copyright",
+        "copyrights",
+        "edit",
+        "share",
+        "social",
+        "search",
+        "skip",
+        "banner",
+        "announcement",
+        "versions",
+        "feedback",
+        "sphinxsidebar",
+        "rst-versions",
+        "indices",
+    ]
+)
 """Words of a class or id that mark navigation, believed only where links make up the element."""
-_PERMALINKS = frozenset({"headerlink", "hash-link", "anchor-link", "header-anchor", "viewcode-link", "viewcode-back", "doc-anchor",
-                         "theme-doc-version-badge"})
+_PERMALINKS = frozenset(
+    {
+        "headerlink",
+        "hash-link",
+        "anchor-link",
+        "header-anchor",
+        "viewcode-link",
+        "viewcode-back",
+        "doc-anchor",
+        "theme-doc-version-badge",
+    }
+)
 _MAX_DEPTH = 100
 """Elements nested deeper than any documentation are flattened to their text: the converter recurses."""
 _BOXES = ("div", "main", "section", "article", "table", "tbody", "tr", "td", "center", "body")
@@ -124,8 +197,24 @@ def _flatten_deep(main: HtmlElement) -> None:
 
 
 def _drop_navigation(main: HtmlElement) -> None:
-    for element in list(main.iterdescendants("nav", "footer", "header", "aside", "div", "ul", "ol", "section", "p", "table", "form",
-                                             "button", "a", "span")):
+    for element in list(
+        main.iterdescendants(
+            "nav",
+            "footer",
+            "header",
+            "aside",
+            "div",
+            "ul",
+            "ol",
+            "section",
+            "p",
+            "table",
+            "form",
+            "button",
+            "a",
+            "span",
+        )
+    ):
         if _is_navigation(element):
             drop(element)
 
@@ -171,7 +260,11 @@ def _drop_permalinks(main: HtmlElement) -> None:
         mark = element.get("class")
         if mark and not _PERMALINKS.isdisjoint(mark.split()):
             drop(element)
-        elif element.tag == "a" and (element.get("href") or "").startswith("#") and next(element.iter("img", "code"), None) is None:
+        elif (
+            element.tag == "a"
+            and (element.get("href") or "").startswith("#")
+            and next(element.iter("img", "code"), None) is None
+        ):
             words = element.text_content().strip("\u200b \n\t")
             if not words or (len(words) <= 2 and not any(char.isalnum() for char in words)):
                 drop(element)
@@ -180,7 +273,8 @@ def _drop_permalinks(main: HtmlElement) -> None:
 def _add_first_heading(body: HtmlElement, main: HtmlElement, title: str) -> None:
     """Asciidoctor, AsciiDoc and some blogs put the page's first heading beside its text: it is brought in.
 
-    AsciiDoc's `#header` comes whole (a manual page's NAME stands there), others only where `<title>` confirms the heading.
+    AsciiDoc's `#header` comes whole (a manual page's NAME stands there), others only where `<title>` confirms the
+    heading.
     """
     if next(main.iter("h1"), None) is not None or main is body:
         return
@@ -188,7 +282,9 @@ def _add_first_heading(body: HtmlElement, main: HtmlElement, title: str) -> None
     while header is not None and header.get("id") != "header":
         header = header.getprevious()
     if header is not None and main.get("id") == "content":
-        for child in reversed([child for child in header if child.get("id") != "toc" and "details" not in classes(child)]):
+        for child in reversed(
+            [child for child in header if child.get("id") != "toc" and "details" not in classes(child)]
+        ):
             main.insert(0, child)
         return
     for heading in body.iter("h1"):

@@ -39,8 +39,11 @@ def read_meta(root: HtmlElement, url: str) -> Meta:
         named.setdefault(key, element.get("content") or "")
     base = next((element.get("href") for element in root.iter("base") if element.get("href")), None)
     base_url = absolute(url, base) or url if base else url
-    links = (absolute(base_url, link.get("href")) for link in root.iter("a", "area")
-             if link.get("href") and "nofollow" not in (link.get("rel") or "").lower().split())
+    links = (
+        absolute(base_url, link.get("href"))
+        for link in root.iter("a", "area")
+        if link.get("href") and "nofollow" not in (link.get("rel") or "").lower().split()
+    )
     canonical = markdown_twin = None
     for element in root.iter("link"):
         relation, href = (element.get("rel") or "").lower().split(), element.get("href") or ""
@@ -50,15 +53,31 @@ def read_meta(root: HtmlElement, url: str) -> Meta:
             markdown_twin = markdown_twin or absolute(base_url, href)
     robots = named.get("robots", "").lower()
     words = " ".join(next((element.text_content() for element in root.iter("title")), "").split())
-    title = re.split(r"\s+[|–—·»]\s+|\s+-\s+(?=\S.*[Dd]oc(?:s|umentation))", words, maxsplit=1)[0] or named.get("og:title", "")
-    return Meta(title, canonical, licence_of(root), tuple(dict.fromkeys(link for link in links if link)), "nofollow" in robots,
-                "noindex" in robots, named.get("docsearch:version") or named.get("docusaurus_version") or None, markdown_twin)
+    title = re.split(r"\s+[|\u2013\u2014\u00b7\u00bb]\s+|\s+-\s+(?=\S.*[Dd]oc(?:s|umentation))", words, maxsplit=1)[
+        0
+    ] or named.get("og:title", "")
+    return Meta(
+        title,
+        canonical,
+        licence_of(root),
+        tuple(dict.fromkeys(link for link in links if link)),
+        "nofollow" in robots,
+        "noindex" in robots,
+        named.get("docsearch:version") or named.get("docusaurus_version") or None,
+        markdown_twin,
+    )
 
 
 def licence_of(root: HtmlElement) -> str | None:
     """SPDX id of the licence that the page declares: `rel=license`, then any link of a footer."""
-    declared = [element for element in root.iter("link", "a") if "license" in (element.get("rel") or "").lower().split()]
-    boxes = [element for element in root.iter("footer", "div") if element.tag == "footer" or "footer" in (element.get("class") or "").split()]
+    declared = [
+        element for element in root.iter("link", "a") if "license" in (element.get("rel") or "").lower().split()
+    ]
+    boxes = [
+        element
+        for element in root.iter("footer", "div")
+        if element.tag == "footer" or "footer" in (element.get("class") or "").split()
+    ]
     for link in [*declared, *(link for box in boxes for link in box.iter("a"))]:
         found = licence_of_url(link.get("href") or "")
         if found:

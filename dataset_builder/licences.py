@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-_NAMES = re.compile(r"(?i)^(?:un)?(?:licen[cs]e|copying)(?:[-_.](?:md|txt|rst|docs?|apache|mit|bsd|code|documentation))?$")
+_NAMES = re.compile(
+    r"(?i)^(?:un)?(?:licen[cs]e|copying)(?:[-_.](?:md|txt|rst|docs?|apache|mit|bsd|code|documentation))?$"
+)
 _PHRASES: tuple[tuple[str, str], ...] = (
     # The first phrase found decides, so that a longer licence stands before one that it quotes.
     ("gnu affero general public license version 3", "AGPL-3.0-only"),
@@ -43,7 +45,11 @@ def licence_of_text(text: str) -> str | None:
         if " ".join(phrase.replace(",", " ").split()) in spaced:
             return name
     if "redistribution and use in source and binary forms" in spaced:
-        return "BSD-3-Clause" if re.search(r"neither the names? of|may not be used to endorse|names? of its contributors", spaced) else "BSD-2-Clause"
+        return (
+            "BSD-3-Clause"
+            if re.search(r"neither the names? of|may not be used to endorse|names? of its contributors", spaced)
+            else "BSD-2-Clause"
+        )
     return None
 
 
@@ -55,7 +61,9 @@ def is_licence_file(name: str) -> bool:
 def licence_of_folder(folder: Path) -> str | None:
     """SPDX id of the folder's own LICENSE or COPYING file; None where there is none or it is not known."""
     try:
-        names = sorted(path for path in folder.iterdir() if is_licence_file(path.name) and path.is_file() and not path.is_symlink())
+        names = sorted(
+            path for path in folder.iterdir() if is_licence_file(path.name) and path.is_file() and not path.is_symlink()
+        )
     except OSError:
         return None
     for path in names:

@@ -1,7 +1,9 @@
-"""HTML page -> Markdown: the documentation's text with its headings, code blocks and tables, without the site around it.
+"""HTML page -> Markdown: the documentation's text with its headings, code blocks and tables, without the site around
+it.
 
-markdownify writes the Markdown, with its escaping off (`sample_packing`, never `sample\\_packing`): a quote must be found verbatim.
-Everything it has no word for is rewritten before (html_blocks); navigation is gone before that (html_main).
+markdownify writes the Markdown, with its escaping off (`sample_packing`, never `sample\\_packing`): a quote must be
+found verbatim. Everything it has no word for is rewritten before (html_blocks); navigation is gone before that
+(html_main).
 """
 
 import re
@@ -59,24 +61,38 @@ def from_html(html: str, url: str = "") -> Page:
     markdown = tidy(_converter(url).process_tag(main, parent_tags=set()))
     first = re.search(r"(?m)^# (.+)$", markdown)
     title = first[1].strip() if first else meta.title
-    return Page(title, markdown, meta.canonical, meta.licence, meta.links, meta.nofollow, meta.noindex, meta.version, meta.markdown_twin)
+    return Page(
+        title,
+        markdown,
+        meta.canonical,
+        meta.licence,
+        meta.links,
+        meta.nofollow,
+        meta.noindex,
+        meta.version,
+        meta.markdown_twin,
+    )
 
 
 def parse(html: str):
-    """The page as an lxml tree, None for an empty one. lxml closes what HTML lets authors leave open (</p>, </li>, </td>)."""
+    """The page as an lxml tree, None for an empty one. lxml closes what HTML lets authors leave open (</p>, </li>,
+    </td>)."""
     from lxml.etree import LxmlError
     from lxml.html import HTMLParser, document_fromstring
 
     html = re.sub(r"[\x00-\x08\x0b\x0e-\x1f\ufffe\uffff\ud800-\udfff]", "", html)
     try:
         # As bytes with their encoding said: what the page's own <meta charset> claims was settled in `decode`.
-        return document_fromstring(html.encode(), parser=HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True))
+        return document_fromstring(
+            html.encode(), parser=HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+        )
     except (LxmlError, ValueError):
         return None
 
 
 def decode(data: bytes, charset: str | None = None) -> str:
-    """Bytes of a page as text: byte-order mark, then `charset` of the HTTP header, then the page's own meta, then a guess."""
+    """Bytes of a page as text: byte-order mark, then `charset` of the HTTP header, then the page's own meta, then a
+    guess."""
     from bs4.dammit import UnicodeDammit
 
     dammit = UnicodeDammit(data, user_encodings=[charset] if charset else [], is_html=True)
@@ -84,7 +100,8 @@ def decode(data: bytes, charset: str | None = None) -> str:
 
 
 def tidy(markdown: str) -> str:
-    """At most one blank line between blocks, no blanks at line ends, one newline at the end; fenced code is left as it is."""
+    """At most one blank line between blocks, no blanks at line ends, one newline at the end; fenced code is left as it
+    is."""
     lines, fence, blank = [], None, True
     for line in markdown.split("\n"):
         mark = re.match(r"[ \t>]*(```+|~~~+)(.*)$", line)
@@ -106,7 +123,8 @@ def tidy(markdown: str) -> str:
 
 
 def _converter(url: str):
-    """markdownify, with this project's few changes. Made here so that the package is imported only when a page is read."""
+    """markdownify, with this project's few changes. Made here so that the package is imported only when a page is
+    read."""
     from markdownify import MarkdownConverter
 
     host = urlsplit(url).netloc
@@ -134,15 +152,20 @@ def _converter(url: str):
 
         def convert_li(self, el, text, parent_tags):
             # A fence goes on its own line, where any reader of Markdown finds it, not behind the bullet.
-            return re.sub(r"\A(-|\d+\.) (?=```)", lambda mark: f"{mark[1]}\n{' ' * (len(mark[1]) + 1)}",
-                          super().convert_li(el, text, parent_tags))
+            return re.sub(
+                r"\A(-|\d+\.) (?=```)",
+                lambda mark: f"{mark[1]}\n{' ' * (len(mark[1]) + 1)}",
+                super().convert_li(el, text, parent_tags),
+            )
 
         def convert_p(self, el, text, parent_tags):
             text = super().convert_p(el, text, parent_tags)
             if "_inline" in parent_tags:
                 return text
             # Prose that begins like a Markdown block would become one.
-            return re.sub(r"(?m)^(?=#{1,6} |[-+*] |>|```|~~~|\|)", r"\\", re.sub(r"(?m)^(\d{1,9})([.)] )", r"\1\\\2", text))
+            return re.sub(
+                r"(?m)^(?=#{1,6} |[-+*] |>|```|~~~|\|)", r"\\", re.sub(r"(?m)^(\d{1,9})([.)] )", r"\1\\\2", text)
+            )
 
         def convert_td(self, el, text, parent_tags):
             cell = re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))
@@ -155,12 +178,20 @@ def _converter(url: str):
             rule = "|" + " --- |" * len(el.find_all(("td", "th"), recursive=False)) + "\n"
             return f"|{text}\n{rule if el.find_previous_sibling('tr') is None else ''}"
 
-    return Converter(heading_style="ATX", bullets="-", escape_asterisks=False, escape_underscores=False, escape_misc=False,
-                     wrap=True, wrap_width=None)
+    return Converter(
+        heading_style="ATX",
+        bullets="-",
+        escape_asterisks=False,
+        escape_underscores=False,
+        escape_misc=False,
+        wrap=True,
+        wrap_width=None,
+    )
 
 
 def absolute(url: str, href: str) -> str | None:
-    """`href` of the page at `url` as an absolute http(s) URL without its fragment; None where it leads elsewhere (mailto:, #here)."""
+    """`href` of the page at `url` as an absolute http(s) URL without its fragment; None where it leads elsewhere
+    (mailto:, #here)."""
     href = href.strip()
     if not href or href.startswith("#"):
         return None

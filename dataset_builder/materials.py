@@ -1,9 +1,11 @@
-"""raw-materials/: every document as Markdown with front matter, and the lock that says which documents a dataset was made from.
+"""raw-materials/: every document as Markdown with front matter, and the lock that says which documents a dataset was
+made from.
 
     raw-materials/<recipe>/<kind>-<digest of the source>/<path>.md     git-ignored
     raw-materials/<recipe>.lock.yaml                                  committed
 
-`read_sources` does all of it: fetch, scrub, refuse by licence, write, lock. Files are written whole or not at all; the lock is written last.
+`read_sources` does all of it: fetch, scrub, refuse by licence, write, lock. Files are written whole or not at all; the
+lock is written last.
 """
 
 import hashlib
@@ -24,21 +26,29 @@ if TYPE_CHECKING:
 FOLDER = "raw-materials"
 
 
-def document(origin: str, title: str, markdown: str, *, licence: str | None = None, fetched: str | None = None,
-             etag: str | None = None) -> Document:
+def document(
+    origin: str,
+    title: str,
+    markdown: str,
+    *,
+    licence: str | None = None,
+    fetched: str | None = None,
+    etag: str | None = None,
+) -> Document:
     """A Document with its id and digest filled in. `markdown` gets `\\n` line ends; `fetched` is an ISO date."""
     markdown = markdown.replace("\r\n", "\n").replace("\r", "\n")
     sha256 = hashlib.sha256(markdown.encode()).hexdigest()
     return Document(digest(origin), origin, " ".join(title.split())[:300], markdown, sha256, licence, fetched, etag)
 
 
-def read_sources(dataset: "Dataset", root: Path, recipe_name: str, report: SourceReport | None = None, *,
-                 offline: bool = False) -> list[Document]:
+def read_sources(
+    dataset: "Dataset", root: Path, recipe_name: str, report: SourceReport | None = None, *, offline: bool = False
+) -> list[Document]:
     """All documents of a recipe's sources, scrubbed, in the order of the sources and then of their origin.
 
-    Writes `raw-materials/<recipe_name>/` and its lock below `root`. What was left out and why is in `report`. A document that two sources
-    name is read once; one whose text equals another's is left out. Raises BuildProblem where a source cannot be reached, or where
-    nothing is left.
+    Writes `raw-materials/<recipe_name>/` and its lock below `root`. What was left out and why is in `report`. A
+    document that two sources name is read once; one whose text equals another's is left out. Raises BuildProblem where
+    a source cannot be reached, or where nothing is left.
     """
     report = report or SourceReport()
     root = Path(root).resolve()
@@ -81,7 +91,9 @@ def _fetch(source: "Source", context: Context) -> Iterator[Document]:
     raise AssertionError(f"source kind {source.kind} has no module")
 
 
-def _admitted(item: Document, dataset: "Dataset", report: SourceReport, origins: set[str], texts: dict[str, str]) -> Document | None:
+def _admitted(
+    item: Document, dataset: "Dataset", report: SourceReport, origins: set[str], texts: dict[str, str]
+) -> Document | None:
     """The document scrubbed, or None, with the reason in the report."""
     from dataset_builder.scrub import scrub
 
@@ -91,7 +103,9 @@ def _admitted(item: Document, dataset: "Dataset", report: SourceReport, origins:
     if reason is None:
         markdown, found = scrub(item.markdown)
         if found:
-            item = document(item.origin, item.title, markdown, licence=item.licence, fetched=item.fetched, etag=item.etag)
+            item = document(
+                item.origin, item.title, markdown, licence=item.licence, fetched=item.fetched, etag=item.etag
+            )
             for kind, number in found.items():
                 report.counts[f"scrubbed: {kind}"] += number
         if item.sha256 in texts:
@@ -105,7 +119,8 @@ def _admitted(item: Document, dataset: "Dataset", report: SourceReport, origins:
 
 
 def refusal(licence: str | None, allow: tuple[str, ...] | None, deny: tuple[str, ...]) -> str | None:
-    """Why a document of this licence may not be used; None where it may. SPDX ids are compared without regard to case."""
+    """Why a document of this licence may not be used; None where it may. SPDX ids are compared without regard to
+    case."""
     if licence is not None and licence.lower() in {name.lower() for name in deny}:
         return f"licence {licence} is denied by dataset.licences.deny"
     if allow is not None and (licence is None or licence.lower() not in {name.lower() for name in allow}):
@@ -117,7 +132,9 @@ def _nothing(report: SourceReport) -> str:
     reasons: dict[str, int] = {}
     for item in report.dropped:
         reasons[item.reason] = reasons.get(item.reason, 0) + 1
-    told = "".join(f"\n  {number} x {reason}" for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1])[:8])
+    told = "".join(
+        f"\n  {number} x {reason}" for reason, number in sorted(reasons.items(), key=lambda pair: -pair[1])[:8]
+    )
     return f"dataset.sources: no document could be read{told}\n  fix: check paths, `include` patterns and `licences`"
 
 
@@ -132,13 +149,25 @@ def _store(source: "Source", documents: list[Document], base: Path, root: Path) 
     for item in documents:
         name = file_name(item.origin, used)
         write_whole(folder / name, with_front_matter(item))
-        listed.append({"origin": item.origin, "file": name, "sha256": item.sha256, **({"licence": item.licence} if item.licence else {})})
+        listed.append(
+            {
+                "origin": item.origin,
+                "file": name,
+                "sha256": item.sha256,
+                **({"licence": item.licence} if item.licence else {}),
+            }
+        )
     for path in sorted(folder.rglob("*.md")) if folder.is_dir() else ():
         if path.relative_to(folder).as_posix() not in used:
             path.unlink()
     settings = source.model_dump(mode="json", exclude_defaults=True)
     commit = re.search(r"@([0-9a-f]{40,64}):", documents[0].origin) if documents and source.kind == "repo" else None
-    return {"source": settings, **({"commit": commit[1]} if commit else {}), "folder": folder.relative_to(root).as_posix(), "documents": listed}
+    return {
+        "source": settings,
+        **({"commit": commit[1]} if commit else {}),
+        "folder": folder.relative_to(root).as_posix(),
+        "documents": listed,
+    }
 
 
 def _forget_others(base: Path, kept: set[str]) -> None:
@@ -146,13 +175,21 @@ def _forget_others(base: Path, kept: set[str]) -> None:
     import shutil
 
     for path in sorted(base.iterdir()) if base.is_dir() else ():
-        if path.is_dir() and not path.is_symlink() and path.name not in kept and re.fullmatch(r"[a-z]+-[0-9a-f]{8}", path.name):
+        if (
+            path.is_dir()
+            and not path.is_symlink()
+            and path.name not in kept
+            and re.fullmatch(r"[a-z]+-[0-9a-f]{8}", path.name)
+        ):
             shutil.rmtree(path)
 
 
 def file_name(origin: str, used: set[str]) -> str:
-    """A safe relative path ending in .md for an origin; `used` keeps two origins apart on file systems that ignore case."""
-    path = re.sub(r"@[0-9a-f]{40,64}:", "/", re.sub(r"^\w+://", "", origin))  # a new commit is a changed file, not a new one
+    """A safe relative path ending in .md for an origin; `used` keeps two origins apart on file systems that ignore
+    case."""
+    path = re.sub(
+        r"@[0-9a-f]{40,64}:", "/", re.sub(r"^\w+://", "", origin)
+    )  # a new commit is a changed file, not a new one
     parts = [_safe_name(part) for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
     name = "/".join(parts[-12:]) or "document"
     name = re.sub(r"\.(?:md|markdown)$", "", name)
@@ -172,24 +209,44 @@ def with_front_matter(item: Document) -> str:
     """The file's text: YAML front matter between `---` lines, then the Markdown as it is."""
     import yaml
 
-    fields = {"origin": item.origin, "title": item.title, "licence": item.licence, "fetched": item.fetched, "sha256": item.sha256,
-              "etag": item.etag}
-    front = yaml.safe_dump({key: value for key, value in fields.items() if value is not None}, allow_unicode=True, sort_keys=False, width=4096)
+    fields = {
+        "origin": item.origin,
+        "title": item.title,
+        "licence": item.licence,
+        "fetched": item.fetched,
+        "sha256": item.sha256,
+        "etag": item.etag,
+    }
+    front = yaml.safe_dump(
+        {key: value for key, value in fields.items() if value is not None},
+        allow_unicode=True,
+        sort_keys=False,
+        width=4096,
+    )
     return f"---\n{front}---\n{item.markdown}"
 
 
 def read_document(path: Path) -> Document:
-    """A file of raw-materials/ back as the Document it was written from. Raises BuildProblem where its front matter is not ours."""
+    """A file of raw-materials/ back as the Document it was written from. Raises BuildProblem where its front matter is
+    not ours."""
     import yaml
 
     text = path.read_text(encoding="utf-8")
     match = re.match(r"\A---\n(.*?\n)---\n", text, re.S)
     try:
         fields = yaml.safe_load(match[1]) if match else None
-        item = document(fields["origin"], fields["title"], text[match.end():], licence=fields.get("licence"), fetched=fields.get("fetched"),
-                        etag=fields.get("etag"))
+        item = document(
+            fields["origin"],
+            fields["title"],
+            text[match.end() :],
+            licence=fields.get("licence"),
+            fetched=fields.get("fetched"),
+            etag=fields.get("etag"),
+        )
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise BuildProblem(f"{path}: its front matter is not that of a fetched document\n  fix: delete the file and run again") from None
+        raise BuildProblem(
+            f"{path}: its front matter is not that of a fetched document\n  fix: delete the file and run again"
+        ) from None
     return item
 
 
@@ -207,7 +264,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all; an unchanged file is not touched. Raises BuildProblem where the disk refuses."""
+    """Write `data` to `path` whole or not at all; an unchanged file is not touched. Raises BuildProblem where the disk
+    refuses."""
     try:
         if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
             return
@@ -224,4 +282,6 @@ def write_bytes_whole(path: Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise BuildProblem(f"{path}: cannot be written: {error.strerror or error}\n  fix: check space and permissions of {FOLDER}/") from error
+        raise BuildProblem(
+            f"{path}: cannot be written: {error.strerror or error}\n  fix: check space and permissions of {FOLDER}/"
+        ) from error

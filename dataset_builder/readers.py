@@ -31,8 +31,20 @@ def pdf(data: bytes) -> tuple[str, str]:
             raise Unreadable(f"{len(reader.pages)} pages; at most {MAX_PDF_PAGES} are read")
         pages = [page.extract_text() or "" for page in reader.pages]
         title = str((reader.metadata or {}).get("/Title") or "").strip()
-    except (PyPdfError, ValueError, LookupError, TypeError, AttributeError, AssertionError, NotImplementedError, OSError,
-            ArithmeticError, RecursionError, MemoryError, ImportError) as error:
+    except (
+        PyPdfError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        OSError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+        ImportError,
+    ) as error:
         raise Unreadable(f"damaged PDF ({type(error).__name__})") from error
     text = tidy(pdf_paragraphs(pages))
     if not text.strip():
@@ -45,7 +57,9 @@ def pdf_paragraphs(pages: list[str]) -> str:
 
     A first or last line that most pages share, page numbers aside, is a running head and goes.
     """
-    lines = [[line.rstrip() for line in re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", page).split("\n")] for page in pages]
+    lines = [
+        [line.rstrip() for line in re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", page).split("\n")] for page in pages
+    ]
     edges = Counter(head for page in lines for head in {_bare(page[0]), _bare(page[-1])} if head)
     heads = {head for head, times in edges.items() if len(pages) >= 4 and times > len(pages) / 2} | {"#"}
     parts: list[str] = []
@@ -67,8 +81,8 @@ def _add_line(parts: list[str], words: str) -> None:
         parts.append("\n\n")
     elif re.search(r"[a-z]-$", last) and words[:1].islower():
         parts[-1] = last[:-1] + words
-    elif re.match(r"(?:[•▪‣◦●–-]|\d+[.)])\s", words):
-        parts.append("\n" + re.sub(r"^[•▪‣◦●–]\s*", "- ", words))
+    elif re.match(r"(?:[•▪‣◦●\u2013-]|\d+[.)])\s", words):
+        parts.append("\n" + re.sub(r"^[•▪‣◦●\u2013]\s*", "- ", words))
     elif last.endswith("\n"):
         parts.append(words)
     elif re.search(r"[.:!?]$", last) and len(last) < 60:
@@ -78,7 +92,8 @@ def _add_line(parts: list[str], words: str) -> None:
 
 
 def docx(data: bytes) -> tuple[str, str]:
-    """Title and Markdown of a Word document by way of HTML; its images are left out. Raises Unreadable for bombs and damaged ones."""
+    """Title and Markdown of a Word document by way of HTML; its images are left out. Raises Unreadable for bombs and
+    damaged ones."""
     import mammoth
 
     try:
@@ -118,7 +133,9 @@ def docstrings(text: str, module: str) -> str:
     return tidy("\n\n".join(parts))
 
 
-def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, heading: str, owner: str, level: int) -> list[str]:
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, heading: str, owner: str, level: int
+) -> list[str]:
     """Heading and docstring of the node and of what is public in it; nothing where there is no docstring at all."""
     doc = ast.get_docstring(node)
     parts = [docstring_markdown(doc)] if doc else []

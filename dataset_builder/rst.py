@@ -1,7 +1,8 @@
 """reStructuredText -> Markdown: docutils reads it, and its HTML goes the way of every other page.
 
-Sphinx's own directives and roles are unknown to docutils. Those with a meaning for the reader are taught to it here; any other directive
-keeps its content, any other role its words, so that nothing is lost and nothing ends in an error message inside the text.
+Sphinx's own directives and roles are unknown to docutils. Those with a meaning for the reader are taught to it here;
+any other directive keeps its content, any other role its words, so that nothing is lost and nothing ends in an error
+message inside the text.
 """
 
 import io
@@ -10,16 +11,78 @@ from functools import cache
 
 from dataset_builder.sources.common import Unreadable
 
-_DROPPED = frozenset({"toctree", "index", "highlight", "default-role", "meta", "currentmodule", "module-index", "sectionauthor", "codeauthor",
-                      "tabularcolumns", "bibliography", "contents", "sectnum", "target-notes", "image", "raw", "include", "mermaid",
-                      "graphviz", "plot", "automodule-skip", "role", "restructuredtext-test-directive", "google-search"})
-_CODE = frozenset({"code-block", "sourcecode", "code-cell", "ipython", "prompt", "parsed-literal-block", "testcode", "doctest", "jupyter-execute",
-                   "console", "highlight-block", "testsetup", "testoutput"})
-_TITLED = frozenset({"note", "warning", "tip", "seealso", "versionadded", "versionchanged", "deprecated", "versionremoved", "todo", "tab",
-                     "tab-item", "dropdown", "card", "grid-item-card", "rubric", "centered", "admonition-todo", "important-note"})
-_OBJECT = re.compile(r"^(?:(?:py|c|cpp|js|rst|std|cmake|confval):)?(?:function|class|method|attribute|data|exception|module|classmethod|staticmethod|"
-                     r"property|option|envvar|confval|macro|type|struct|enum|enumerator|member|var|directive|decorator|describe|object|"
-                     r"automodule|autoclass|autofunction|automethod|autodata|autoattribute|autoexception|program|command|cmdoption)$")
+_DROPPED = frozenset(
+    {
+        "toctree",
+        "index",
+        "highlight",
+        "default-role",
+        "meta",
+        "currentmodule",
+        "module-index",
+        "sectionauthor",
+        "codeauthor",
+        "tabularcolumns",
+        "bibliography",
+        "contents",
+        "sectnum",
+        "target-notes",
+        "image",
+        "raw",
+        "include",
+        "mermaid",
+        "graphviz",
+        "plot",
+        "automodule-skip",
+        "role",
+        "restructuredtext-test-directive",
+        "google-search",
+    }
+)
+_CODE = frozenset(
+    {
+        "code-block",
+        "sourcecode",
+        "code-cell",
+        "ipython",
+        "prompt",
+        "parsed-literal-block",
+        "testcode",
+        "doctest",
+        "jupyter-execute",
+        "console",
+        "highlight-block",
+        "testsetup",
+        "testoutput",
+    }
+)
+_TITLED = frozenset(
+    {
+        "note",
+        "warning",
+        "tip",
+        "seealso",
+        "versionadded",
+        "versionchanged",
+        "deprecated",
+        "versionremoved",
+        "todo",
+        "tab",
+        "tab-item",
+        "dropdown",
+        "card",
+        "grid-item-card",
+        "rubric",
+        "centered",
+        "admonition-todo",
+        "important-note",
+    }
+)
+_OBJECT = re.compile(
+    r"^(?:(?:py|c|cpp|js|rst|std|cmake|confval):)?(?:function|class|method|attribute|data|exception|module|classmethod|staticmethod|"
+    r"property|option|envvar|confval|macro|type|struct|enum|enumerator|member|var|directive|decorator|describe|object|"
+    r"automodule|autoclass|autofunction|automethod|autodata|autoattribute|autoexception|program|command|cmdoption)$"
+)
 
 
 def to_html(text: str, name: str = "<rst>") -> str:
@@ -30,14 +93,38 @@ def to_html(text: str, name: str = "<rst>") -> str:
     teach()
     _learn_unknown(text)
     settings = {
-        "halt_level": 5, "report_level": 5, "warning_stream": io.StringIO(), "input_encoding": "unicode", "output_encoding": "unicode",
-        "file_insertion_enabled": False, "raw_enabled": False, "_disable_config": True, "syntax_highlight": "none", "embed_stylesheet": False,
-        "stylesheet_path": None, "stylesheet": None, "doctitle_xform": True, "sectsubtitle_xform": False, "initial_header_level": 2,
-        "math_output": "LaTeX", "smart_quotes": False, "footnote_references": "brackets", "line_length_limit": 200_000,
+        "halt_level": 5,
+        "report_level": 5,
+        "warning_stream": io.StringIO(),
+        "input_encoding": "unicode",
+        "output_encoding": "unicode",
+        "file_insertion_enabled": False,
+        "raw_enabled": False,
+        "_disable_config": True,
+        "syntax_highlight": "none",
+        "embed_stylesheet": False,
+        "stylesheet_path": None,
+        "stylesheet": None,
+        "doctitle_xform": True,
+        "sectsubtitle_xform": False,
+        "initial_header_level": 2,
+        "math_output": "LaTeX",
+        "smart_quotes": False,
+        "footnote_references": "brackets",
+        "line_length_limit": 200_000,
     }
     try:
         parts = publish_parts(_known_substitutions(text), source_path=name, writer="html5", settings_overrides=settings)
-    except (SystemMessage, RecursionError, ValueError, AttributeError, IndexError, KeyError, TypeError, AssertionError) as error:
+    except (
+        SystemMessage,
+        RecursionError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AssertionError,
+    ) as error:
         raise Unreadable(f"docutils cannot read it: {str(error)[:200] or type(error).__name__}") from error
     title = parts.get("title") or ""
     return f"<html><head><title>{title}</title></head><body><main>{parts['html_body']}</main></body></html>"
@@ -46,22 +133,71 @@ def to_html(text: str, name: str = "<rst>") -> str:
 def _known_substitutions(text: str) -> str:
     """Substitutions that the document does not define (Sphinx's conf.py does) become their own name in words."""
     defined = {match.lower() for match in re.findall(r"(?m)^\s*\.\. \|([^|\n]+)\|", text)}
-    used = {name for name in re.findall(r"(?<![\w|`])\|(\S(?:[^|\n`]{0,60}\S)?)\|(?![\w|`])", text) if name.lower() not in defined}
+    used = {
+        name
+        for name in re.findall(r"(?<![\w|`])\|(\S(?:[^|\n`]{0,60}\S)?)\|(?![\w|`])", text)
+        if name.lower() not in defined
+    }
     simple = sorted(name for name in used if re.fullmatch(r"[\w .+-]+", name))
     return text + "\n\n" + "".join(f".. |{name}| replace:: {name}\n" for name in simple) if simple else text
 
 
 @cache
 def teach() -> None:
-    """Teach docutils the roles and directives of Sphinx that have a plain meaning. Once a process: docutils' registers are global."""
+    """Teach docutils the roles and directives of Sphinx that have a plain meaning. Once a process: docutils' registers
+    are global."""
     from docutils import nodes
     from docutils.parsers.rst import directives, roles
 
-    for name in ("ref", "doc", "numref", "term", "any", "download", "menuselection", "guilabel", "dfn", "abbr", "eq", "external", "pep", "rfc",
-                 "issue", "pr", "ghuser", "user", "cve"):
+    for name in (
+        "ref",
+        "doc",
+        "numref",
+        "term",
+        "any",
+        "download",
+        "menuselection",
+        "guilabel",
+        "dfn",
+        "abbr",
+        "eq",
+        "external",
+        "pep",
+        "rfc",
+        "issue",
+        "pr",
+        "ghuser",
+        "user",
+        "cve",
+    ):
         roles.register_local_role(name, _words_role(nodes.inline))
-    for name in ("code", "file", "samp", "kbd", "command", "program", "option", "envvar", "makevar", "mimetype", "regexp", "token", "keyword",
-                 "manpage", "mod", "func", "class", "meth", "attr", "exc", "data", "obj", "const", "confval", "setting"):
+    for name in (
+        "code",
+        "file",
+        "samp",
+        "kbd",
+        "command",
+        "program",
+        "option",
+        "envvar",
+        "makevar",
+        "mimetype",
+        "regexp",
+        "token",
+        "keyword",
+        "manpage",
+        "mod",
+        "func",
+        "class",
+        "meth",
+        "attr",
+        "exc",
+        "data",
+        "obj",
+        "const",
+        "confval",
+        "setting",
+    ):
         roles.register_local_role(name, _words_role(nodes.literal))
     for name in _CODE:
         directives.register_directive(name, _code_directive())
@@ -82,14 +218,20 @@ def _learn_unknown(text: str) -> None:
 
     for name in set(re.findall(r"(?m)^[ \t]*(?:[-*|] +)*\.\. +(?:\|[^|\n]+\| +)?([A-Za-z][\w:.+-]*?)::(?:\s|$)", text)):
         lowered = name.lower()
-        if lowered in directives._directives or lowered in rst_en.directives or lowered in directives._directive_registry:
+        if (
+            lowered in directives._directives
+            or lowered in rst_en.directives
+            or lowered in directives._directive_registry
+        ):
             continue
         object_like = _OBJECT.match(lowered)
         directives.register_directive(lowered, _object_directive() if object_like else _container_directive())
     for name in set(re.findall(r":([A-Za-z][\w:.+-]*):`", text)):
         lowered = name.lower()
         if lowered not in roles._roles and lowered not in roles._role_registry and lowered not in rst_en.roles:
-            roles.register_local_role(lowered, _words_role(nodes.literal if ":" in lowered or lowered in ("c", "cpp") else nodes.inline))
+            roles.register_local_role(
+                lowered, _words_role(nodes.literal if ":" in lowered or lowered in ("c", "cpp") else nodes.inline)
+            )
 
 
 def _words_role(node_class):
@@ -151,8 +293,14 @@ def _container_directive(keep: bool = True, titled: bool = False, skip_argument:
 
 
 def _lead_words(name: str, argument: str) -> str:
-    words = {"versionadded": "New in version", "versionchanged": "Changed in version", "deprecated": "Deprecated since version",
-             "versionremoved": "Removed in version", "seealso": "See also:", "todo": "To do:"}.get(name, "")
+    words = {
+        "versionadded": "New in version",
+        "versionchanged": "Changed in version",
+        "deprecated": "Deprecated since version",
+        "versionremoved": "Removed in version",
+        "seealso": "See also:",
+        "todo": "To do:",
+    }.get(name, "")
     return f"{words} {argument}".strip() or name
 
 
@@ -164,7 +312,11 @@ def _object_directive():
         optional_arguments, final_argument_whitespace, has_content, option_spec = 1, True, True, _AnyOption()
 
         def run(self):
-            signatures = [line.strip().rstrip("\\") for line in (self.arguments[0] if self.arguments else "").split("\n") if line.strip()]
+            signatures = [
+                line.strip().rstrip("\\")
+                for line in (self.arguments[0] if self.arguments else "").split("\n")
+                if line.strip()
+            ]
             body = nodes.definition()
             self.state.nested_parse(self.content, self.content_offset, body, match_titles=True)
             terms = [nodes.term(signature, signature, classes=["sig"]) for signature in signatures]

@@ -28,7 +28,7 @@ def serve(pages: dict):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self):  # noqa: N802  (the base class's name)
+        def do_GET(self):
             answer = site.pages.get(self.path, (404, {}, b"no such page"))
             if callable(answer):
                 answer = answer()

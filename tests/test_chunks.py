@@ -10,13 +10,30 @@ from markdown_it import MarkdownIt
 from dataset_builder.chunks import chunk, estimate_tokens, plain_heading, slug
 from dataset_builder.materials import document
 
-BLOCKS = st.sampled_from([
-    "# One", "## Two", "### Three", "Setext\n======", "A sentence. Another one, longer than the first. And a third!",
-    "- item\n- another\n\n  with a paragraph\n\n  ```sh\n  ls -l\n  ```", "1. first\n2. second", "> quoted\n> text",
-    "```python\n# not a heading\n\nprint('x')\n```", "~~~\n```\n~~~", "````md\n```\ninner\n```\n````",
-    "| a | b |\n| - | - |\n| 1 | 2 |\n| 3 | 4 |", "    indented code\n\n    more", "<div>\n\nraw html\n\n</div>",
-    "[ref]: http://example.org", "***", "word " * 80, "x" * 700, "ünïcode — 漢字。", "",
-])
+BLOCKS = st.sampled_from(
+    [
+        "# One",
+        "## Two",
+        "### Three",
+        "Setext\n======",
+        "A sentence. Another one, longer than the first. And a third!",
+        "- item\n- another\n\n  with a paragraph\n\n  ```sh\n  ls -l\n  ```",
+        "1. first\n2. second",
+        "> quoted\n> text",
+        "```python\n# not a heading\n\nprint('x')\n```",
+        "~~~\n```\n~~~",
+        "````md\n```\ninner\n```\n````",
+        "| a | b |\n| - | - |\n| 1 | 2 |\n| 3 | 4 |",
+        "    indented code\n\n    more",
+        "<div>\n\nraw html\n\n</div>",
+        "[ref]: http://example.org",
+        "***",
+        "word " * 80,
+        "x" * 700,
+        "ünïcode — 漢字。",
+        "",
+    ]
+)
 DOCUMENTS = st.lists(BLOCKS, max_size=30).map("\n\n".join)
 
 
@@ -73,8 +90,14 @@ def test_only_what_cannot_be_broken_is_over_the_budget(markdown, max_tokens):
 
 
 def test_a_chunk_knows_the_headings_above_it():
-    _, chunks = made("# Guide\n\n## Install\n\n" + "Run it now. " * 30 + "\n\n### On Linux\n\n" + "Use apt here. " * 30
-                     + "\n\n## Use\n\n" + "Call it. " * 40)
+    _, chunks = made(
+        "# Guide\n\n## Install\n\n"
+        + "Run it now. " * 30
+        + "\n\n### On Linux\n\n"
+        + "Use apt here. " * 30
+        + "\n\n## Use\n\n"
+        + "Call it. " * 40
+    )
     sections = [piece.section for piece in chunks]
     assert sections[0] == "Guide > Install"
     assert "Guide > Install > On Linux" in sections

@@ -30,8 +30,24 @@ def test_every_page_has_its_markdown_and_the_reverse():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_no_navigation_stays(path):
     markdown = from_html(path.read_text(encoding="utf-8")).markdown
-    for words in ("Installation", "Application Interface", "Next chapter", "Install it", "LoRA section", "Next page", "Introduction page",
-                  "Blog posts", "Plugins page", "Keys in this page", "Edit this page", "About us", "List of options", "Copy", "¶", "Last updated"):
+    for words in (
+        "Installation",
+        "Application Interface",
+        "Next chapter",
+        "Install it",
+        "LoRA section",
+        "Next page",
+        "Introduction page",
+        "Blog posts",
+        "Plugins page",
+        "Keys in this page",
+        "Edit this page",
+        "About us",
+        "List of options",
+        "Copy",
+        "¶",
+        "Last updated",
+    ):
         assert words not in markdown
 
 
@@ -48,7 +64,11 @@ def body(html: str) -> str:
     return from_html(f"<html><head><title>T</title></head><body><main>{html}</main></body></html>").markdown
 
 
-CODE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"), include_characters="\n"), min_size=1, max_size=300)
+CODE = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"), include_characters="\n"),
+    min_size=1,
+    max_size=300,
+)
 
 
 @given(CODE)
@@ -63,11 +83,17 @@ def test_any_code_survives_exactly_and_fenced(code):
 
 
 def test_headings_keep_their_level_and_identifiers():
-    assert body("<h1>A</h1><h3>The <code>lora_r</code> *and* sample_packing</h3>") == "# A\n\n### The `lora_r` *and* sample_packing\n"
+    assert (
+        body("<h1>A</h1><h3>The <code>lora_r</code> *and* sample_packing</h3>")
+        == "# A\n\n### The `lora_r` *and* sample_packing\n"
+    )
 
 
 def test_prose_that_looks_like_markdown_stays_prose():
-    assert body("<p># no heading</p><p>1. no list</p><p>- nor this</p>") == "\\# no heading\n\n1\\. no list\n\n\\- nor this\n"
+    assert (
+        body("<p># no heading</p><p>1. no list</p><p>- nor this</p>")
+        == "\\# no heading\n\n1\\. no list\n\n\\- nor this\n"
+    )
 
 
 def test_code_in_a_table_cell_is_fenced_below_the_table():
@@ -76,7 +102,9 @@ def test_code_in_a_table_cell_is_fenced_below_the_table():
 
 
 def test_spans_of_cells_are_filled():
-    markdown = body("<table><tr><th colspan=2>ab</th><th>c</th></tr><tr><td rowspan=2>1</td><td>2</td><td>3</td></tr><tr><td>4</td><td>5</td></tr></table>")
+    markdown = body(
+        "<table><tr><th colspan=2>ab</th><th>c</th></tr><tr><td rowspan=2>1</td><td>2</td><td>3</td></tr><tr><td>4</td><td>5</td></tr></table>"
+    )
     assert markdown.split("\n")[2:4] == ["| 1 | 2 | 3 |", "| 1 | 4 | 5 |"]
     assert all(line.count("|") == 4 for line in markdown.strip().split("\n"))
 
@@ -168,9 +196,20 @@ Then::
 def test_restructuredtext_with_sphinx_in_it():
     reading = read("widget.rst", RST.encode())
     assert reading.title == "Widget"
-    for part in ("# Widget\n", "\n## Usage\n", "See the guide, `trim` and `budget` in project.", "```python\ndef f(x):\n\n    return x  # |not a substitution|\n```",
-                 "```\n$ widget --trim\n```", "| Code | Meaning |\n| --- | --- |\n| 0 | done |", "widget.trim(keep=0)", "Free memory.", "Kept words.",
-                 "**Note:** Mind the gap.", "New in version 2.1", "The option."):
+    for part in (
+        "# Widget\n",
+        "\n## Usage\n",
+        "See the guide, `trim` and `budget` in project.",
+        "```python\ndef f(x):\n\n    return x  # |not a substitution|\n```",
+        "```\n$ widget --trim\n```",
+        "| Code | Meaning |\n| --- | --- |\n| 0 | done |",
+        "widget.trim(keep=0)",
+        "Free memory.",
+        "Kept words.",
+        "**Note:** Mind the gap.",
+        "New in version 2.1",
+        "The option.",
+    ):
         assert part in reading.markdown
     for part in ("hidden_page", "Unknown", "System Message", ":ref:", "x.png", "maxdepth"):
         assert part not in reading.markdown
@@ -192,24 +231,33 @@ def test_directives_that_read_files_read_none(tmp_path):
 
 
 def test_notebooks():
-    notebook = {"metadata": {"kernelspec": {"language": "python"}}, "cells": [
-        {"cell_type": "markdown", "source": ["# Note\n", "Text."]},
-        {"cell_type": "code", "source": "print('```')", "outputs": [{"text": ["```\n"]}]},
-        {"cell_type": "code", "source": "", "outputs": []}]}
-    assert read("n.ipynb", json.dumps(notebook).encode()).markdown == "# Note\nText.\n\n````python\nprint('```')\n````\n\n````\n```\n````\n"
+    notebook = {
+        "metadata": {"kernelspec": {"language": "python"}},
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Note\n", "Text."]},
+            {"cell_type": "code", "source": "print('```')", "outputs": [{"text": ["```\n"]}]},
+            {"cell_type": "code", "source": "", "outputs": []},
+        ],
+    }
+    assert (
+        read("n.ipynb", json.dumps(notebook).encode()).markdown
+        == "# Note\nText.\n\n````python\nprint('```')\n````\n\n````\n```\n````\n"
+    )
     for broken in (b"{", b"[]", b'{"cells": 5}', b'{"cells": [5]}'):
         with pytest.raises(Unreadable, match=r"notebook|no text"):
             read("n.ipynb", broken)
 
 
 def test_markdown_front_matter_is_taken_off():
-    reading = read("a.md", b"---\ntitle: \"The title\"\nx: 1\n---\nText.\r\n")
+    reading = read("a.md", b'---\ntitle: "The title"\nx: 1\n---\nText.\r\n')
     assert (reading.title, reading.markdown) == ("The title", "Text.\n")
 
 
 def test_mdx_loses_its_components_and_no_code():
     text = 'import Tabs from "@theme/Tabs"\n\n# T\n\n<Tabs>\n<TabItem value="a" label="Linux">\n\n```jsx\nimport X from "x"\n<Tabs/>\n```\n\n</TabItem></Tabs>\n\n:::note\nMind.\n:::\n{/* gone */}'
-    assert tidy(without_jsx(text)) == '# T\n\n**Linux**\n\n```jsx\nimport X from "x"\n<Tabs/>\n```\n\n**Note:**\n\nMind.\n'
+    assert (
+        tidy(without_jsx(text)) == '# T\n\n**Linux**\n\n```jsx\nimport X from "x"\n<Tabs/>\n```\n\n**Note:**\n\nMind.\n'
+    )
 
 
 def test_docstrings_of_python():
@@ -229,7 +277,8 @@ def test_docstrings_of_python():
                 """Acts."""
     ''')
     assert read("mod.py", code.encode()).markdown == (
-        "# mod\n\nModule words.\n\n## public(a, b=1)\n\nAdd.\n\n```python\n>>> public(1)\n2\n```\n\n## Thing\n\nA thing.\n\n### Thing.act(self)\n\nActs.\n")
+        "# mod\n\nModule words.\n\n## public(a, b=1)\n\nAdd.\n\n```python\n>>> public(1)\n2\n```\n\n## Thing\n\nA thing.\n\n### Thing.act(self)\n\nActs.\n"
+    )
     with pytest.raises(Unreadable, match="no docstrings"):
         read("mod.py", b"x = 1\n")
     with pytest.raises(Unreadable, match="not Python"):
@@ -268,20 +317,32 @@ def test_word_documents():
 
 def pdf(lines: list[str]) -> bytes:
     """A one-page PDF that a person could have written by hand."""
-    drawn = "\n".join(f"BT /F1 12 Tf 50 {750 - 20 * number} Td ({line}) Tj ET" for number, line in enumerate(lines)).encode()
-    objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-               b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-               b"<</Length %d>>stream\n%s\nendstream" % (len(drawn), drawn), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]
+    drawn = "\n".join(
+        f"BT /F1 12 Tf 50 {750 - 20 * number} Td ({line}) Tj ET" for number, line in enumerate(lines)
+    ).encode()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(drawn), drawn),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
     out, places = b"%PDF-1.4\n", []
     for number, item in enumerate(objects, 1):
         places.append(len(out))
         out += b"%d 0 obj\n%s\nendobj\n" % (number, item)
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    return out + b"xref\n0 6\n0000000000 65535 f \n%strailer\n<</Root 1 0 R/Size 6>>\nstartxref\n%d\n%%%%EOF" % (table, len(out))
+    return out + b"xref\n0 6\n0000000000 65535 f \n%strailer\n<</Root 1 0 R/Size 6>>\nstartxref\n%d\n%%%%EOF" % (
+        table,
+        len(out),
+    )
 
 
 def test_pdf():
-    assert read("a.pdf", pdf(["The allocator keeps five", "mega-", "bytes of memory."])).markdown == "The allocator keeps five megabytes of memory.\n"
+    assert (
+        read("a.pdf", pdf(["The allocator keeps five", "mega-", "bytes of memory."])).markdown
+        == "The allocator keeps five megabytes of memory.\n"
+    )
     with pytest.raises(Unreadable, match="images"):
         read("a.pdf", pdf([]))
     for broken in (b"", b"%PDF-1.4 rubbish", pdf(["x"])[:200]):
@@ -291,11 +352,20 @@ def test_pdf():
 
 def test_running_heads_of_a_pdf_go():
     pages = [f"Guide {number}\nWords of page {number} that go on.\nPage {number}" for number in range(1, 7)]
-    assert "Guide" not in pdf_paragraphs(pages) and "Page 3" not in pdf_paragraphs(pages) and "Words of page 3" in pdf_paragraphs(pages)
+    assert (
+        "Guide" not in pdf_paragraphs(pages)
+        and "Page 3" not in pdf_paragraphs(pages)
+        and "Words of page 3" in pdf_paragraphs(pages)
+    )
 
 
 def test_binary_and_unknown_files_are_unreadable():
-    for name, data, reason in (("a.md", b"\0\1\2", "binary"), ("a.html", b"\0" * 50, "binary"), ("a.exe", b"x", "not documents"),
-                               ("a", b"x", "nothing"), ("a.txt", b" \n", "no text")):
+    for name, data, reason in (
+        ("a.md", b"\0\1\2", "binary"),
+        ("a.html", b"\0" * 50, "binary"),
+        ("a.exe", b"x", "not documents"),
+        ("a", b"x", "nothing"),
+        ("a.txt", b" \n", "no text"),
+    ):
         with pytest.raises(Unreadable, match=reason):
             read(name, data)

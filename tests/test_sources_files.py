@@ -30,12 +30,21 @@ def write(root, **files):
 
 
 def test_a_folder_becomes_documents_front_matter_and_a_lock(tmp_path):
-    write(tmp_path, docs__b_DOT_md="# B\n\nText b.", docs__sub__a_DOT_rst="A\n=\n\nText a.\n", docs__c_DOT_html="<h1>C</h1><p>Text c.",
-          docs__LICENSE=MIT, docs__pic_DOT_png=b"\x89PNG")
+    write(
+        tmp_path,
+        docs__b_DOT_md="# B\n\nText b.",
+        docs__sub__a_DOT_rst="A\n=\n\nText a.\n",
+        docs__c_DOT_html="<h1>C</h1><p>Text c.",
+        docs__LICENSE=MIT,
+        docs__pic_DOT_png=b"\x89PNG",
+    )
     report = SourceReport()
     documents = read_sources(dataset({"kind": "files", "path": "docs"}), tmp_path, "mine", report)
     assert [(item.origin, item.title, item.licence) for item in documents] == [
-        ("docs/b.md", "B", "MIT"), ("docs/c.html", "C", "MIT"), ("docs/sub/a.rst", "A", "MIT")]
+        ("docs/b.md", "B", "MIT"),
+        ("docs/c.html", "C", "MIT"),
+        ("docs/sub/a.rst", "A", "MIT"),
+    ]
     lock = yaml.safe_load((tmp_path / "raw-materials/mine.lock.yaml").read_text())
     entry = lock["sources"][0]
     assert entry["source"] == {"kind": "files", "path": "docs"}
@@ -51,9 +60,17 @@ def test_a_second_run_writes_the_same_bytes_and_forgets_what_is_gone(tmp_path):
     write(tmp_path, docs__a_DOT_md="# A\n\nText.", docs__b_DOT_md="# B\n\nText b.")
     spec = dataset({"kind": "files", "path": "docs"})
     first = read_sources(spec, tmp_path, "r")
-    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "raw-materials").rglob("*") if path.is_file()}
+    files = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (tmp_path / "raw-materials").rglob("*")
+        if path.is_file()
+    }
     assert read_sources(spec, tmp_path, "r") == first
-    assert files == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "raw-materials").rglob("*") if path.is_file()}
+    assert files == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (tmp_path / "raw-materials").rglob("*")
+        if path.is_file()
+    }
     (tmp_path / "docs/b.md").unlink()
     assert len(read_sources(spec, tmp_path, "r")) == 1
     assert len(list((tmp_path / "raw-materials/r").rglob("*.md"))) == 1
@@ -63,16 +80,28 @@ def test_a_second_run_writes_the_same_bytes_and_forgets_what_is_gone(tmp_path):
 
 def test_include_and_exclude(tmp_path):
     write(tmp_path, d__a_DOT_md="A.", d__x__b_DOT_md="B.", d__x__c_DOT_txt="C.", d__y__d_DOT_md="D.")
-    found = read_sources(dataset({"kind": "files", "path": "./d/", "include": ["**/*.md"], "exclude": ["y/**"]}), tmp_path, "r")
+    found = read_sources(
+        dataset({"kind": "files", "path": "./d/", "include": ["**/*.md"], "exclude": ["y/**"]}), tmp_path, "r"
+    )
     assert [item.origin for item in found] == ["d/a.md", "d/x/b.md"]
     alone = read_sources(dataset({"kind": "files", "path": "d/x/c.txt"}), tmp_path, "s")
     assert [(item.origin, item.markdown) for item in alone] == [("d/x/c.txt", "C.\n")]
 
 
 def test_hostile_files_are_skipped_with_a_reason_and_nothing_leaves_the_folder(tmp_path):
-    write(tmp_path, secret_DOT_md="# Secret", d__ok_DOT_md="# Fine\n\nWords.", d__bin_DOT_md=b"\0\1\2", d__bad_DOT_ipynb="{", d__empty_DOT_md="  \n",
-          d__bad_DOT_pdf=b"%PDF-1.7", d__null_DOT_html=b"<p>a\0b", d__deep_DOT_html="<div>" * 20_000 + "x", d__deep_DOT_md="> " * 5000 + "x",
-          d__nest_DOT_md="- " * 3000 + "x")
+    write(
+        tmp_path,
+        secret_DOT_md="# Secret",
+        d__ok_DOT_md="# Fine\n\nWords.",
+        d__bin_DOT_md=b"\0\1\2",
+        d__bad_DOT_ipynb="{",
+        d__empty_DOT_md="  \n",
+        d__bad_DOT_pdf=b"%PDF-1.7",
+        d__null_DOT_html=b"<p>a\0b",
+        d__deep_DOT_html="<div>" * 20_000 + "x",
+        d__deep_DOT_md="> " * 5000 + "x",
+        d__nest_DOT_md="- " * 3000 + "x",
+    )
     os.symlink(tmp_path / "secret.md", tmp_path / "d/link.md")
     os.symlink(tmp_path / "nowhere", tmp_path / "d/broken.md")
     os.symlink(tmp_path, tmp_path / "d/loop")
@@ -86,10 +115,20 @@ def test_hostile_files_are_skipped_with_a_reason_and_nothing_leaves_the_folder(t
     report = SourceReport()
     found = read_sources(dataset({"kind": "files", "path": "d"}), tmp_path, "r", report)
     reasons = {row.item["origin"]: row.reason for row in report.dropped}
-    assert {item.origin for item in found} >= {"d/inside.md"} and "Secret" not in "".join(item.markdown for item in found)
+    assert {item.origin for item in found} >= {"d/inside.md"} and "Secret" not in "".join(
+        item.markdown for item in found
+    )
     assert "leads out" in reasons["link.md"] and "leads out" in reasons["broken.md"]
-    assert reasons["d/bin.md"] == "binary data" and reasons["d/empty.md"] == "holds no text" and "notebook" in reasons["d/bad.ipynb"]
-    assert "regular file" in reasons["d/pipe.md"] and "30,000,000" in reasons["d/huge.md"] and "unpacks" in reasons["d/bomb.docx"]
+    assert (
+        reasons["d/bin.md"] == "binary data"
+        and reasons["d/empty.md"] == "holds no text"
+        and "notebook" in reasons["d/bad.ipynb"]
+    )
+    assert (
+        "regular file" in reasons["d/pipe.md"]
+        and "30,000,000" in reasons["d/huge.md"]
+        and "unpacks" in reasons["d/bomb.docx"]
+    )
     assert "PDF" in reasons["d/bad.pdf"] and "same text as" in reasons["d/ok.md"]
     assert report.counts["skipped"] == len(report.dropped)
     assert not (tmp_path.parent / "evil.txt").exists()
@@ -113,18 +152,33 @@ def test_licences_are_checked_against_the_policy(tmp_path):
     assert {row.reason for row in report.dropped} >= {"licence unknown is not in dataset.licences.allow"}
     with pytest.raises(BuildProblem, match="licence MIT is denied"):
         read_sources(dataset(sources[0], licences={"deny": ["MIT"]}), tmp_path, "s")
-    stated = read_sources(dataset({**sources[1], "licence": "CC-BY-4.0"}, licences={"allow": ["CC-BY-4.0"]}), tmp_path, "u")
+    stated = read_sources(
+        dataset({**sources[1], "licence": "CC-BY-4.0"}, licences={"allow": ["CC-BY-4.0"]}), tmp_path, "u"
+    )
     assert stated[0].licence == "CC-BY-4.0"
     assert refusal(None, None, ()) is None
 
 
-@pytest.mark.parametrize(("text", "name"), [
-    (MIT, "MIT"), ("                                 Apache License\n                           Version 2.0, January 2004", "Apache-2.0"),
-    ("GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007", "GPL-3.0-only"), ("Mozilla Public License Version 2.0", "MPL-2.0"),
-    ("Redistribution and use in source and binary forms, with or without\nmodification ... Neither the name of", "BSD-3-Clause"),
-    ("Redistribution and use in source and binary forms, with or without modification", "BSD-2-Clause"),
-    ("# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception\n", "Apache-2.0 WITH LLVM-exception"),
-    ("Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0"), ("All rights reserved.", None)])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (MIT, "MIT"),
+        (
+            "                                 Apache License\n                           Version 2.0, January 2004",
+            "Apache-2.0",
+        ),
+        ("GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007", "GPL-3.0-only"),
+        ("Mozilla Public License Version 2.0", "MPL-2.0"),
+        (
+            "Redistribution and use in source and binary forms, with or without\nmodification ... Neither the name of",
+            "BSD-3-Clause",
+        ),
+        ("Redistribution and use in source and binary forms, with or without modification", "BSD-2-Clause"),
+        ("# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception\n", "Apache-2.0 WITH LLVM-exception"),
+        ("Attribution-ShareAlike 4.0 International", "CC-BY-SA-4.0"),
+        ("All rights reserved.", None),
+    ],
+)
 def test_licence_texts(text, name):
     assert licence_of_text(text) == name
 
@@ -134,15 +188,31 @@ def test_secrets_and_addresses_are_scrubbed_and_counted(tmp_path):
     token, key = "ghp_" + "aB3" * 12, "AKIA" + "ABCDEFGHIJKLMNOP"
     private = "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIB\nabc\n-----END RSA PRIVATE " + "KEY-----"
     text = f"# A\n\nWrite jane.doe@intel.com or bob@example.com, git@github.com:x/y.\n\n```\n{token}\n{key}\n{private}\n```\n"
-    write(tmp_path, d__a_DOT_md=text + "See https://user:hunter2hunter2@host.org/ and torch@2.1 `pkg@1.2.3` @decorator\n")
+    write(
+        tmp_path, d__a_DOT_md=text + "See https://user:hunter2hunter2@host.org/ and torch@2.1 `pkg@1.2.3` @decorator\n"
+    )
     report = SourceReport()
     markdown = read_sources(dataset({"kind": "files", "path": "d"}), tmp_path, "r", report)[0].markdown
     for gone in ("jane.doe", token, key, "MIIB", "hunter2"):
-        assert gone not in markdown and gone not in "".join(path.read_text() for path in (tmp_path / "raw-materials").rglob("*.md"))
-    for kept in ("bob@example.com", "git@github.com:x/y", "torch@2.1", "pkg@1.2.3", "@decorator", "```\n[GitHub token removed]"):
+        assert gone not in markdown and gone not in "".join(
+            path.read_text() for path in (tmp_path / "raw-materials").rglob("*.md")
+        )
+    for kept in (
+        "bob@example.com",
+        "git@github.com:x/y",
+        "torch@2.1",
+        "pkg@1.2.3",
+        "@decorator",
+        "```\n[GitHub token removed]",
+    ):
         assert kept in markdown
     assert {kind: number for kind, number in report.counts.items() if kind.startswith("scrubbed")} == {
-        "scrubbed: private key": 1, "scrubbed: AWS key": 1, "scrubbed: GitHub token": 1, "scrubbed: password in a URL": 1, "scrubbed: e-mail address": 1}
+        "scrubbed: private key": 1,
+        "scrubbed: AWS key": 1,
+        "scrubbed: GitHub token": 1,
+        "scrubbed: password in a URL": 1,
+        "scrubbed: e-mail address": 1,
+    }
 
 
 @given(st.text(max_size=400))
@@ -157,11 +227,19 @@ def test_file_names_stay_inside_and_apart(origin):
     names = [file_name(origin, used), file_name(origin + "x", used), file_name(origin.swapcase() + "\ud800", used)]
     assert len({name.lower() for name in names}) == 3
     for name in names:
-        assert name.endswith(".md") and not name.startswith("/") and ".." not in name.split("/") and len(name) < 200 and "\\" not in name
+        assert (
+            name.endswith(".md")
+            and not name.startswith("/")
+            and ".." not in name.split("/")
+            and len(name) < 200
+            and "\\" not in name
+        )
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), max_size=300),
-       st.text(st.characters(exclude_categories=("Cs",)), max_size=50))
+@given(
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), max_size=300),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=50),
+)
 def test_front_matter_round_trip(tmp_path_factory, markdown, title):
     item = document("https://x.org/a", title, markdown, licence="MIT", fetched="2026-11-22", etag='W/"x: y"')
     path = tmp_path_factory.getbasetemp() / "round.md"

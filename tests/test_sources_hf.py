@@ -15,26 +15,51 @@ from dataset_builder.spec import Dataset
 def rows(tmp_path, text: str, name: str = "qa.jsonl", report=None, licences=None, **settings):
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     source = {"kind": "hf", "path": name, **settings}
-    return read_rows(Dataset.model_validate({"sources": [source], "generator": {"model": "x"}, "licences": licences or {}}), tmp_path, report)
+    return read_rows(
+        Dataset.model_validate({"sources": [source], "generator": {"model": "x"}, "licences": licences or {}}),
+        tmp_path,
+        report,
+    )
 
 
 def test_alpaca_chat_and_sharegpt(tmp_path):
-    records = [{"instruction": "Q1", "input": "with this", "output": "A1"}, {"question": "Q2", "answer": "A2", "system": "S"},
-               {"messages": [{"role": "user", "content": "Q3"}, {"role": "assistant", "content": "A3"}]},
-               {"conversations": [{"from": "human", "value": "Q4"}, {"from": "gpt", "value": "A4"}, {"from": "human", "value": "left open"}]},
-               {"messages": json.dumps([{"role": "user", "content": "Q5"}, {"role": "assistant", "content": "A5"}])},
-               {"text": "neither"}, {"messages": [{"role": "tool", "content": "x"}]}, [1]]
+    records = [
+        {"instruction": "Q1", "input": "with this", "output": "A1"},
+        {"question": "Q2", "answer": "A2", "system": "S"},
+        {"messages": [{"role": "user", "content": "Q3"}, {"role": "assistant", "content": "A3"}]},
+        {
+            "conversations": [
+                {"from": "human", "value": "Q4"},
+                {"from": "gpt", "value": "A4"},
+                {"from": "human", "value": "left open"},
+            ]
+        },
+        {"messages": json.dumps([{"role": "user", "content": "Q5"}, {"role": "assistant", "content": "A5"}])},
+        {"text": "neither"},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        [1],
+    ]
     report = SourceReport()
     found = rows(tmp_path, "\n".join(map(json.dumps, records)), report=report, licence="MIT")
-    assert [(row.instruction, row.output) for row in found] == [("Q1\n\nwith this", "A1"), ("Q2", "A2"), ("Q3", "A3"), ("Q4", "A4"), ("Q5", "A5")]
+    assert [(row.instruction, row.output) for row in found] == [
+        ("Q1\n\nwith this", "A1"),
+        ("Q2", "A2"),
+        ("Q3", "A3"),
+        ("Q4", "A4"),
+        ("Q5", "A5"),
+    ]
     assert [message["role"] for message in json.loads(found[1].messages)] == ["system", "user", "assistant"]
-    assert {(row.view, row.licence, row.quote) for row in found} == {("existing", "MIT", "")} and found[0].id == found[0].parent
+    assert {(row.view, row.licence, row.quote) for row in found} == {("existing", "MIT", "")} and found[0].id == found[
+        0
+    ].parent
     assert report.counts["skipped"] == 3 and report.dropped[0].item == {"origin": "qa.jsonl#6"}
 
 
 def test_csv_with_line_breaks_and_quotes(tmp_path):
     with (tmp_path / "x.csv").open("w", newline="", encoding="utf-8-sig") as stream:
-        csv.writer(stream).writerows([["instruction", "output"], ["Why?\r\nSay", 'Be"cause, it\nis'], ["", "no question"]])
+        csv.writer(stream).writerows(
+            [["instruction", "output"], ["Why?\r\nSay", 'Be"cause, it\nis'], ["", "no question"]]
+        )
     found = rows(tmp_path, (tmp_path / "x.csv").read_text(encoding="utf-8"), "y.csv")
     assert [(row.instruction.replace("\r", ""), row.output) for row in found] == [("Why?\nSay", 'Be"cause, it\nis')]
 
@@ -53,8 +78,14 @@ def test_secrets_go_and_licences_are_checked(tmp_path):
     assert rows(tmp_path, line, report=report, licences={"allow": ["MIT"]}) == []
 
 
-@pytest.mark.parametrize(("name", "text", "told"), [("a.jsonl", '{"question": 1}\n{', "line 2 is not JSON"), ("a.json", "5", "not a list"),
-                                                    ("a.json", "[" * 100_000, r"a\.json")])
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.jsonl", '{"question": 1}\n{', "line 2 is not JSON"),
+        ("a.json", "5", "not a list"),
+        ("a.json", "[" * 100_000, r"a\.json"),
+    ],
+)
 def test_broken_files_are_told(tmp_path, name, text, told):
     with pytest.raises(BuildProblem, match=told):
         rows(tmp_path, text, name)
@@ -65,5 +96,11 @@ def test_a_source_is_a_file_or_a_name():
         with pytest.raises(ValidationError, match="either `path`"):
             HfSource(kind="hf", **settings)
     with pytest.raises(BuildProblem, match="No such file"):
-        read_rows(Dataset.model_validate({"sources": [{"kind": "hf", "path": "none.csv"}], "generator": {"model": "x"}}), "/nowhere")
-    assert conversation({"prompt": "p", "completion": "c"}) == [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
+        read_rows(
+            Dataset.model_validate({"sources": [{"kind": "hf", "path": "none.csv"}], "generator": {"model": "x"}}),
+            "/nowhere",
+        )
+    assert conversation({"prompt": "p", "completion": "c"}) == [
+        {"role": "user", "content": "p"},
+        {"role": "assistant", "content": "c"},
+    ]

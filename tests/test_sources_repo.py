@@ -25,9 +25,18 @@ def git(folder, *arguments):
 def upstream(tmp_path, monkeypatch):
     """A repository that git is led to from URL by the user's configuration."""
     folder = tmp_path / "upstream" / "team" / "widget"
-    files = {"README.md": "# Widget\n\nWhat it is.", "docs/guide.rst": "Guide\n=====\n\nHow to.\n", "docs/old.md": "# Old\n\nGone by.",
-             "docs/built/out.md": "# Built\n\nBy a tool.", ".gitignore": "built/\n", "src/widget.py": '"""Module words."""\n', "tool.bin": "\0",
-             "LICENSE": "Apache License\nVersion 2.0, January 2004", "docs/LICENSE": "Attribution 4.0 International", "other/x.md": "# X\n\nMore."}
+    files = {
+        "README.md": "# Widget\n\nWhat it is.",
+        "docs/guide.rst": "Guide\n=====\n\nHow to.\n",
+        "docs/old.md": "# Old\n\nGone by.",
+        "docs/built/out.md": "# Built\n\nBy a tool.",
+        ".gitignore": "built/\n",
+        "src/widget.py": '"""Module words."""\n',
+        "tool.bin": "\0",
+        "LICENSE": "Apache License\nVersion 2.0, January 2004",
+        "docs/LICENSE": "Attribution 4.0 International",
+        "other/x.md": "# X\n\nMore.",
+    }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -45,7 +54,9 @@ def upstream(tmp_path, monkeypatch):
 
 
 def read(tmp_path, report=None, offline=False, **settings):
-    dataset = Dataset.model_validate({"sources": [{"kind": "repo", "url": URL, **settings}], "generator": {"model": "x"}})
+    dataset = Dataset.model_validate(
+        {"sources": [{"kind": "repo", "url": URL, **settings}], "generator": {"model": "x"}}
+    )
     return read_sources(dataset, tmp_path, "r", report or SourceReport(), offline=offline)
 
 
@@ -54,8 +65,11 @@ def test_documents_of_the_head(upstream, tmp_path):
     documents = read(tmp_path, report)
     commit = git(upstream, "rev-parse", "HEAD")
     assert [(item.origin, item.licence) for item in documents] == [
-        (f"{URL}@{commit}:README.md", "Apache-2.0"), (f"{URL}@{commit}:docs/guide.rst", "CC-BY-4.0"),
-        (f"{URL}@{commit}:docs/old.md", "CC-BY-4.0"), (f"{URL}@{commit}:other/x.md", "Apache-2.0")]
+        (f"{URL}@{commit}:README.md", "Apache-2.0"),
+        (f"{URL}@{commit}:docs/guide.rst", "CC-BY-4.0"),
+        (f"{URL}@{commit}:docs/old.md", "CC-BY-4.0"),
+        (f"{URL}@{commit}:other/x.md", "Apache-2.0"),
+    ]
     assert [row.reason for row in report.dropped] == ["named by the repository's .gitignore"]
     lock = yaml.safe_load((tmp_path / "raw-materials/r.lock.yaml").read_text())["sources"][0]
     assert lock["commit"] == commit and lock["documents"][0]["file"] == "git.example.org/team/widget/README.md"
@@ -110,8 +124,22 @@ def test_nothing_of_the_repository_runs(upstream, tmp_path):
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("url", ["ext::sh -c touch% /tmp/x", "--upload-pack=touch /tmp/x", "file:///etc", "/etc", "../up", "fd::1", "-u:x", "git://x.org/y",
-                                 "https://-oProxyCommand=x/y", "ssh://-oProxyCommand=touch/x", "a@-oProxyCommand=x:y"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ext::sh -c touch% /tmp/x",
+        "--upload-pack=touch /tmp/x",
+        "file:///etc",
+        "/etc",
+        "../up",
+        "fd::1",
+        "-u:x",
+        "git://x.org/y",
+        "https://-oProxyCommand=x/y",
+        "ssh://-oProxyCommand=touch/x",
+        "a@-oProxyCommand=x:y",
+    ],
+)
 def test_urls_that_git_would_take_for_something_else(tmp_path, url):
     dataset = Dataset.model_validate({"sources": [{"kind": "repo", "url": url}], "generator": {"model": "x"}})
     with pytest.raises(BuildProblem, match="not the URL of a git repository"):

@@ -19,8 +19,10 @@ from dataset_builder.spec import Dataset
 
 def page(title: str, *links: str, head: str = "") -> str:
     text = "".join(f'<li><a href="{link}">{link}</a></li>' for link in links)
-    return (f"<html><head><title>{title} - Docs</title>{head}</head><body><nav><ul>{text}</ul></nav>"
-            f"<main><h1>{title}</h1><p>Words of {title}, a page of its own.</p></main></body></html>")
+    return (
+        f"<html><head><title>{title} - Docs</title>{head}</head><body><nav><ul>{text}</ul></nav>"
+        f"<main><h1>{title}</h1><p>Words of {title}, a page of its own.</p></main></body></html>"
+    )
 
 
 def read(tmp_path, url: str, report: SourceReport | None = None, **settings):
@@ -30,7 +32,16 @@ def read(tmp_path, url: str, report: SourceReport | None = None, **settings):
 
 
 SITE = {
-    "/docs/": page("Start", "a.html", "b.html#part", "/other/c.html", "http://elsewhere.example/", "mailto:x@y.z", "genindex.html", "pic.png"),
+    "/docs/": page(
+        "Start",
+        "a.html",
+        "b.html#part",
+        "/other/c.html",
+        "http://elsewhere.example/",
+        "mailto:x@y.z",
+        "genindex.html",
+        "pic.png",
+    ),
     "/docs/a.html": page("A", "deep.html", "./"),
     "/docs/b.html": page("B", "a.html?utm_source=x"),
     "/docs/deep.html": page("Deep", "deeper.html"),
@@ -89,7 +100,10 @@ def test_last_modified_is_revalidated_too(tmp_path):
     with serve({"/": answer}) as site:
         read(tmp_path, site.url + "/")
         read(tmp_path, site.url + "/")
-    assert [headers.get("If-Modified-Since") for path, _, headers in site.log if path == "/"] == [None, "Sun, 01 Nov 2026 00:00:00 GMT"]
+    assert [headers.get("If-Modified-Since") for path, _, headers in site.log if path == "/"] == [
+        None,
+        "Sun, 01 Nov 2026 00:00:00 GMT",
+    ]
 
 
 def test_a_server_in_trouble_is_asked_again_and_then_the_old_page_serves(tmp_path):
@@ -105,8 +119,12 @@ def test_offline_uses_what_is_stored(tmp_path):
     with serve(SITE) as site:
         first = read(tmp_path, site.url + "/docs/", depth=1)
         site.log.clear()
-        dataset = Dataset.model_validate({"sources": [{"kind": "web", "url": site.url + "/docs/", "depth": 1, "allow_private": True}],
-                                          "generator": {"model": "x"}})
+        dataset = Dataset.model_validate(
+            {
+                "sources": [{"kind": "web", "url": site.url + "/docs/", "depth": 1, "allow_private": True}],
+                "generator": {"model": "x"},
+            }
+        )
         assert read_sources(dataset, tmp_path, "t", offline=True) == first
         assert site.log == []
 
@@ -139,14 +157,23 @@ def test_robots_txt_is_obeyed(tmp_path):
 
 
 def test_a_broken_robots_txt_forbids_everything(tmp_path):
-    with serve({**SITE, "/robots.txt": (500, {}, b"")}) as site, pytest.raises(BuildProblem, match=r"robots.txt answers 500"):
+    with (
+        serve({**SITE, "/robots.txt": (500, {}, b"")}) as site,
+        pytest.raises(BuildProblem, match=r"robots.txt answers 500"),
+    ):
         read(tmp_path, site.url + "/docs/")
 
 
 def test_sitemaps(tmp_path):
     with serve(SITE) as site:
-        urls = "".join(f"<url><loc>{site.url}{path}</loc></url>" for path in ("/docs/a.html", "/docs/deeper.html", "/other/c.html"))
-        site.pages["/part.xml.gz"] = (200, {"Content-Type": "application/gzip"}, gzip.compress(f"<urlset>{urls}</urlset>".encode()))
+        urls = "".join(
+            f"<url><loc>{site.url}{path}</loc></url>" for path in ("/docs/a.html", "/docs/deeper.html", "/other/c.html")
+        )
+        site.pages["/part.xml.gz"] = (
+            200,
+            {"Content-Type": "application/gzip"},
+            gzip.compress(f"<urlset>{urls}</urlset>".encode()),
+        )
         index = f"<sitemapindex><sitemap><loc>{site.url}/part.xml.gz</loc></sitemap></sitemapindex>"
         site.pages["/sitemap.xml"] = (200, {"Content-Type": "application/xml"}, index)
         listed = read(tmp_path / "1", site.url + "/sitemap.xml")
@@ -157,16 +184,26 @@ def test_sitemaps(tmp_path):
 
 def test_sitemap_forms():
     assert parse_sitemap(b"http://a/b\nhttp://a/c\n") == (False, ["http://a/b", "http://a/c"])
-    assert parse_sitemap(b"<urlset><url><loc><![CDATA[http://a/?x=1&y]]></loc></url><url><loc> http://a/?p=1&amp;q </loc></url></urlset>") == (
-        False, ["http://a/?x=1&y", "http://a/?p=1&q"])
+    assert parse_sitemap(
+        b"<urlset><url><loc><![CDATA[http://a/?x=1&y]]></loc></url><url><loc> http://a/?p=1&amp;q </loc></url></urlset>"
+    ) == (False, ["http://a/?x=1&y", "http://a/?p=1&q"])
     assert parse_sitemap(b"\x1f\x8bbroken") == (False, [])
 
 
 def test_llms_txt_and_markdown_twins(tmp_path):
     markdown = {"Content-Type": "text/markdown"}
-    with serve({**SITE, "/llms.txt": (200, {"Content-Type": "text/plain"}, "# Docs\n\n- [A](/docs/a.html.md): the page\n- [B](docs/b.html)\n"),
-                "/docs/a.html.md": (200, markdown, "# A\n\nThe twin of A, written by hand for readers like us.\n"),
-                "/llms-full.txt": (200, {"Content-Type": "text/plain"}, "# All\n\n## A\n\nEverything in one file.\n")}) as site:
+    with serve(
+        {
+            **SITE,
+            "/llms.txt": (
+                200,
+                {"Content-Type": "text/plain"},
+                "# Docs\n\n- [A](/docs/a.html.md): the page\n- [B](docs/b.html)\n",
+            ),
+            "/docs/a.html.md": (200, markdown, "# A\n\nThe twin of A, written by hand for readers like us.\n"),
+            "/llms-full.txt": (200, {"Content-Type": "text/plain"}, "# All\n\n## A\n\nEverything in one file.\n"),
+        }
+    ) as site:
         listed = read(tmp_path / "1", site.url + "/llms.txt")
         whole = read(tmp_path / "2", site.url + "/llms-full.txt")
         twin = read(tmp_path / "3", site.url + "/docs/a.html", markdown_twins=True)
@@ -182,7 +219,12 @@ def test_llms_txt_and_markdown_twins(tmp_path):
 
 def test_canonical_urls_and_noindex(tmp_path):
     report = SourceReport()
-    with serve({"/": page("Home", "x.html", "y.html", "z.html"), "/z.html": page("Z", head='<meta name="robots" content="noindex">')}) as site:
+    with serve(
+        {
+            "/": page("Home", "x.html", "y.html", "z.html"),
+            "/z.html": page("Z", head='<meta name="robots" content="noindex">'),
+        }
+    ) as site:
         site.pages["/x.html"] = page("X", head=f'<link rel="canonical" href="{site.url}/y.html">')
         site.pages["/y.html"] = page("Y", head='<link rel="canonical" href="http://elsewhere.example/y.html">')
         documents = read(tmp_path, site.url + "/", report, depth=1)
@@ -192,12 +234,20 @@ def test_canonical_urls_and_noindex(tmp_path):
 
 def test_charsets_and_content_types(tmp_path):
     report = SourceReport()
-    with serve({"/": page("Home", "latin", "data", "notes.txt", "gone"), "/latin": (200, {"Content-Type": "text/html; charset=iso-8859-1"},
-                page("Café").encode("latin-1")), "/data": (200, {"Content-Type": "application/octet-stream"}, b"\0\1"),
-                "/notes.txt": (200, {"Content-Type": "text/plain"}, "Plain notes.")}) as site:
+    with serve(
+        {
+            "/": page("Home", "latin", "data", "notes.txt", "gone"),
+            "/latin": (200, {"Content-Type": "text/html; charset=iso-8859-1"}, page("Café").encode("latin-1")),
+            "/data": (200, {"Content-Type": "application/octet-stream"}, b"\0\1"),
+            "/notes.txt": (200, {"Content-Type": "text/plain"}, "Plain notes."),
+        }
+    ) as site:
         documents = read(tmp_path, site.url + "/", report, depth=1)
     assert [item.title for item in documents] == ["Home", "Café", "notes.txt"]
-    assert sorted(row.reason for row in report.dropped) == ["content type application/octet-stream is no document", "the server answers 404"]
+    assert sorted(row.reason for row in report.dropped) == [
+        "content type application/octet-stream is no document",
+        "the server answers 404",
+    ]
 
 
 def test_too_large_a_page_is_skipped(tmp_path, monkeypatch):
@@ -206,17 +256,39 @@ def test_too_large_a_page_is_skipped(tmp_path, monkeypatch):
     bomb = (200, {"Content-Encoding": "gzip"}, gzip.compress(b"<p>" + b"a" * 1_000_000))
     with serve({"/": page("Home", "big", "bomb"), "/big": "<p>" + "a" * 6000, "/bomb": bomb}) as site:
         assert len(read(tmp_path, site.url + "/", report, depth=1)) == 1
-    assert sorted(row.reason for row in report.dropped) == ["6,003 bytes; at most 5,000 are read", "more than 5,000 bytes"]
+    assert sorted(row.reason for row in report.dropped) == [
+        "6,003 bytes; at most 5,000 are read",
+        "more than 5,000 bytes",
+    ]
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "http://", "javascript:alert(1)", "//example.com/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/", "file:///etc/passwd", "http://", "javascript:alert(1)", "//example.com/"]
+)
 def test_other_schemes_are_refused(tmp_path, url):
     with pytest.raises(BuildProblem, match="http"):
         read(tmp_path, url)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.1.2.3", "192.168.0.1", "169.254.169.254", "[::1]", "[fe80::1]", "0.0.0.0", "2130706433",
-                                  "0x7f000001", "127.1", "[::ffff:127.0.0.1]", "100.64.0.1", "[64:ff9b::7f00:1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "10.1.2.3",
+        "192.168.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[fe80::1]",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f000001",
+        "127.1",
+        "[::ffff:127.0.0.1]",
+        "100.64.0.1",
+        "[64:ff9b::7f00:1]",
+    ],
+)
 def test_private_addresses_are_refused(tmp_path, host):
     with pytest.raises(BuildProblem, match="private or local"):
         read(tmp_path, f"http://{host}:1/", allow_private=False)
@@ -237,7 +309,9 @@ def test_the_address_that_was_judged_is_the_one_connected_to(tmp_path, monkeypat
 
     def resolve(host, port, *_, **__):
         asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14" if len(asked) == 1 else "127.0.0.1", port))]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14" if len(asked) == 1 else "127.0.0.1", port))
+        ]
 
     connected: list[tuple] = []
 
@@ -257,9 +331,16 @@ def test_the_address_that_was_judged_is_the_one_connected_to(tmp_path, monkeypat
 
 def test_redirects_are_judged_like_links(tmp_path):
     report = SourceReport()
-    with serve({"/": page("Home", "moved", "away", "inside", "loop"), "/moved": (301, {"Location": "/new.html"}, b""), "/new.html": page("New"),
-                "/away": (302, {"Location": "http://elsewhere.example/"}, b""), "/inside": (302, {"Location": "http://127.0.0.2:1/"}, b""),
-                "/loop": (302, {"Location": "/loop"}, b"")}) as site:
+    with serve(
+        {
+            "/": page("Home", "moved", "away", "inside", "loop"),
+            "/moved": (301, {"Location": "/new.html"}, b""),
+            "/new.html": page("New"),
+            "/away": (302, {"Location": "http://elsewhere.example/"}, b""),
+            "/inside": (302, {"Location": "http://127.0.0.2:1/"}, b""),
+            "/loop": (302, {"Location": "/loop"}, b""),
+        }
+    ) as site:
         documents = read(tmp_path, site.url + "/", report, depth=1)
     assert [item.origin for item in documents] == [site.url + "/", site.url + "/new.html"]
     reasons = {row.item["origin"].rsplit("/", 1)[1]: row.reason for row in report.dropped}
@@ -268,7 +349,12 @@ def test_redirects_are_judged_like_links(tmp_path):
 
 def test_public_addresses():
     assert public_address("93.184.215.14") and public_address("2606:4700::1")
-    assert not any(map(public_address, ("127.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1", "2002:7f00:1::", "224.0.0.1", "240.0.0.1", "nonsense")))
+    assert not any(
+        map(
+            public_address,
+            ("127.0.0.1", "fe80::1%eth0", "::ffff:10.0.0.1", "2002:7f00:1::", "224.0.0.1", "240.0.0.1", "nonsense"),
+        )
+    )
 
 
 def test_normalised_urls():
@@ -280,11 +366,20 @@ def test_normalised_urls():
 
 
 def test_versions():
-    assert version_of("/en/v2.1/a.html") == "v2.1" and version_of("/docs/3.x/a") == "3.x" and version_of("/2024/05/post") is None
-    scope = Scope.of(WebSource(kind="web", url="https://x.org/docs/stable/", include=["/docs/**"]), "https://x.org/docs/stable/")
+    assert (
+        version_of("/en/v2.1/a.html") == "v2.1"
+        and version_of("/docs/3.x/a") == "3.x"
+        and version_of("/2024/05/post") is None
+    )
+    scope = Scope.of(
+        WebSource(kind="web", url="https://x.org/docs/stable/", include=["/docs/**"]), "https://x.org/docs/stable/"
+    )
     assert scope.refuses("https://x.org/docs/stable/a") is None and scope.refuses("https://x.org/docs/a") is None
     assert "another version" in scope.refuses("https://x.org/docs/1.2/a")
     unversioned = Scope.of(WebSource(kind="web", url="https://x.org/docs/"), "https://x.org/docs/")
-    assert "another version" in unversioned.refuses("https://x.org/docs/2.0/a") and unversioned.refuses("https://x.org/docs/a") is None
+    assert (
+        "another version" in unversioned.refuses("https://x.org/docs/2.0/a")
+        and unversioned.refuses("https://x.org/docs/a") is None
+    )
     pinned = Scope.of(WebSource(kind="web", url="https://x.org/docs/", version="2.0"), "https://x.org/docs/")
     assert pinned.refuses("https://x.org/docs/2.0/a") is None

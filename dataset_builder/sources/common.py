@@ -17,7 +17,8 @@ class Unreadable(Exception):
 
 @dataclass
 class SourceReport:
-    """What happened while sources were read; mutable, one for a whole run. `progress` is called with one line at a time."""
+    """What happened while sources were read; mutable, one for a whole run. `progress` is called with one line at a
+    time."""
 
     progress: Callable[[str], None] | None = None
     dropped: list[Dropped] = field(default_factory=list)

@@ -34,7 +34,10 @@ def fetch(spec: FilesSource, context: Context) -> Iterator[Document]:
     folder = Path(os.path.expanduser(spec.path))
     folder = folder if folder.is_absolute() else context.root / folder
     if not folder.exists():
-        raise BuildProblem(f"dataset.sources: {spec.path} does not exist\n  fix: paths are relative to the folder you start `recipe` in ({context.root})")
+        raise BuildProblem(
+            f"dataset.sources: {spec.path} does not exist\n"
+            f"  fix: paths are relative to the folder you start `recipe` in ({context.root})"
+        )
     if folder.is_file():
         yield from _document(folder, spec, context, "")
         return
@@ -46,7 +49,8 @@ def fetch(spec: FilesSource, context: Context) -> Iterator[Document]:
 
 
 def walk(folder: Path, include: Sequence[str], exclude: Sequence[str], context: Context) -> list[Path]:
-    """Files of the folder that the patterns choose, sorted; links that lead out of it are skipped and counted, `.git` is not entered."""
+    """Files of the folder that the patterns choose, sorted; links that lead out of it are skipped and counted, `.git`
+    is not entered."""
     from pathspec import PathSpec
 
     wanted, unwanted = PathSpec.from_lines("gitignore", include), PathSpec.from_lines("gitignore", exclude)
@@ -74,7 +78,9 @@ def _inside(path: Path, home: Path) -> bool:
         return False
 
 
-def _document(path: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None) -> Iterator[Document]:
+def _document(
+    path: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None
+) -> Iterator[Document]:
     from dataset_builder.formats import read, readable
     from dataset_builder.materials import document
 
@@ -96,7 +102,8 @@ def _document(path: Path, spec: FilesSource, context: Context, relative: str, li
 
 
 def origin_of(stated: str, relative: str) -> str:
-    """The document's path as the recipe writes it, so that the lock is the same on every machine; forward slashes, printable.
+    """The document's path as the recipe writes it, so that the lock is the same on every machine; forward slashes,
+    printable.
 
     >>> origin_of("./my-notes/", "a/b.md")
     'my-notes/a/b.md'

@@ -1,6 +1,8 @@
-"""Source `hf`: questions and answers that exist already, from a local file or a Hugging Face dataset, mixed into the rows.
+"""Source `hf`: questions and answers that exist already, from a local file or a Hugging Face dataset, mixed into the
+rows.
 
-Unlike the other kinds it gives rows, not documents: `read_rows(dataset, root, report)` is called beside `materials.read_sources`.
+Unlike the other kinds it gives rows, not documents: `read_rows(dataset, root, report)` is called beside
+`materials.read_sources`.
 """
 
 import csv
@@ -23,8 +25,15 @@ if TYPE_CHECKING:
 _QUESTIONS = ("instruction", "question", "prompt", "query")
 _ANSWERS = ("output", "answer", "response", "completion")
 _CONVERSATIONS = ("messages", "conversations", "conversation")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant", "bot": "assistant",
-          "system": "system"}
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
 _MAX_FILE_BYTES = 1_000_000_000
 
 
@@ -55,10 +64,12 @@ class HfSource(Strict):
 
 
 def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None) -> list[Row]:
-    """Rows of all `hf` sources of a recipe, ready for the CSV: `view` is "existing", `parent` the row itself, `quote` empty.
+    """Rows of all `hf` sources of a recipe, ready for the CSV: `view` is "existing", `parent` the row itself, `quote`
+    empty.
 
-    Alpaca columns (instruction/input/output), question/answer columns and chats (messages, or ShareGPT's conversations) are understood.
-    A row that is none of these is counted in `report` and left out. Raises BuildProblem where a source cannot be read at all.
+    Alpaca columns (instruction/input/output), question/answer columns and chats (messages, or ShareGPT's conversations)
+    are understood. A row that is none of these is counted in `report` and left out. Raises BuildProblem where a source
+    cannot be read at all.
     """
     from dataset_builder.materials import refusal
 
@@ -89,8 +100,20 @@ def as_row(messages: list[dict], source: str, licence: str) -> Row:
     text = json.dumps(messages, ensure_ascii=False)
     question = next(message["content"] for message in messages if message["role"] == "user")
     name = digest(text)
-    return Row(question, "", messages[-1]["content"], text, name, name, "existing", "", source, "", licence,
-               hashlib.sha256(text.encode()).hexdigest())
+    return Row(
+        question,
+        "",
+        messages[-1]["content"],
+        text,
+        name,
+        name,
+        "existing",
+        "",
+        source,
+        "",
+        licence,
+        hashlib.sha256(text.encode()).hexdigest(),
+    )
 
 
 def conversation(record: dict) -> list[dict] | None:
@@ -111,7 +134,11 @@ def conversation(record: dict) -> list[dict] | None:
     context = str(record.get("input") or record.get("context") or "").strip()
     system = str(record.get("system") or "").strip()
     asked = {"role": "user", "content": f"{question}\n\n{context}" if context else question}
-    return [*([{"role": "system", "content": system}] if system else []), asked, {"role": "assistant", "content": answer}]
+    return [
+        *([{"role": "system", "content": system}] if system else []),
+        asked,
+        {"role": "assistant", "content": answer},
+    ]
 
 
 def _chat(turns: list) -> list[dict] | None:
@@ -155,11 +182,16 @@ def _records(source: HfSource, root: Path) -> list[dict]:
     path = root / (source.path or "")
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
-            raise BuildProblem(f"dataset.sources: {source.path} is larger than {_MAX_FILE_BYTES:,} bytes\n  fix: cut it, or give its hub name")
+            raise BuildProblem(
+                f"dataset.sources: {source.path} is larger than {_MAX_FILE_BYTES:,} bytes\n"
+                "  fix: cut it, or give its hub name"
+            )
         data = path.read_bytes()
     except OSError as error:
-        raise BuildProblem(f"dataset.sources: {source.path}: {error.strerror}\n  fix: paths are relative to the folder you start "
-                           "`recipe` in") from None
+        raise BuildProblem(
+            f"dataset.sources: {source.path}: {error.strerror}\n  fix: paths are relative to the folder you start "
+            "`recipe` in"
+        ) from None
     try:
         text = data.decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
@@ -171,9 +203,13 @@ def _records(source: HfSource, root: Path) -> list[dict]:
             records = json.loads(text)
             records = records.get("data", []) if isinstance(records, dict) else records
     except (ValueError, csv.Error, RecursionError) as error:
-        raise BuildProblem(f"dataset.sources: {source.path}: {error}\n  fix: it should be UTF-8 CSV, JSON or JSONL") from None
+        raise BuildProblem(
+            f"dataset.sources: {source.path}: {error}\n  fix: it should be UTF-8 CSV, JSON or JSONL"
+        ) from None
     if not isinstance(records, list):
-        raise BuildProblem(f"dataset.sources: {source.path} is not a list of records\n  fix: write one JSON object a line (JSONL)")
+        raise BuildProblem(
+            f"dataset.sources: {source.path} is not a list of records\n  fix: write one JSON object a line (JSONL)"
+        )
     return [record if isinstance(record, dict) else {} for record in records]
 
 
@@ -188,10 +224,18 @@ def _hub(source: HfSource) -> list[dict]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise BuildProblem(f"dataset.sources: {source.name} needs the package `datasets`\n  fix: pip install datasets, or download the data "
-                           "and give its `path`") from None
+        raise BuildProblem(
+            f"dataset.sources: {source.name} needs the package `datasets`\n"
+            "  fix: pip install datasets, or download the data "
+            "and give its `path`"
+        ) from None
     try:
-        return [dict(record) for record in load_dataset(source.name, source.subset, split=source.split, revision=source.revision)]
+        return [
+            dict(record)
+            for record in load_dataset(source.name, source.subset, split=source.split, revision=source.revision)
+        ]
     except Exception as error:  # datasets raises dozens of kinds for a name, a network or a file at fault
         told = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise BuildProblem(f"dataset.sources: {source.name}: {told}\n  fix: check name, split and network, or give a local `path`") from None
+        raise BuildProblem(
+            f"dataset.sources: {source.name}: {told}\n  fix: check name, split and network, or give a local `path`"
+        ) from None

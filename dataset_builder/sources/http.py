@@ -1,14 +1,12 @@
-"""A polite and guarded HTTP client: revalidates what it has, keeps one connection a host, and never connects to an address it may not.
+"""A polite HTTP client: revalidates what it has, keeps one connection a host, waits where it is asked to.
 
-Addresses are judged where the connection is made: the name is resolved here, refused addresses are dropped, and the socket is opened
-to the very address that was judged, so neither a redirect nor a second DNS answer can lead elsewhere.
+Which addresses it may connect to is `guard`'s business.
 """
 
-import ipaddress
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +14,20 @@ from urllib.parse import urljoin, urlsplit
 
 from dataset_builder.rows import digest
 from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Unreadable
+from dataset_builder.sources.guard import (
+    CONNECT_SECONDS,
+    Refused,
+    guarded_session,
+    literal_address,
+    private,
+    public_address,
+)
 
-USER_AGENT = "finetune-recipes/0.1 (documentation dataset builder)"
 AGENT_TOKEN = "finetune-recipes"
 """The name that robots.txt rules for this program would use."""
-CONNECT_SECONDS, READ_SECONDS, PAGE_SECONDS = 10, 30, 120
+READ_SECONDS, PAGE_SECONDS = 30, 120
 MAX_REDIRECTS, TRIES, MAX_WAIT_SECONDS = 5, 3, 60
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class Refused(Unreadable):
-    """An address, scheme or redirect that this source may not use."""
 
 
 class Unreachable(Unreadable):
@@ -69,41 +70,36 @@ class _Entry:
     robots: str = ""
 
 
-def public_address(address: str) -> bool:
-    """Whether an IP address is one of the public internet; IPv4 inside IPv6 is judged as IPv4."""
-    try:
-        ip = ipaddress.ip_address(address.split("%", 1)[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return public_address(str(inner))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
-
-
 class Client:
-    """HTTP GET with a store of earlier answers in `folder`. `allowed_hosts` may have private addresses. Close it when done."""
+    """HTTP GET with a store of earlier answers in `folder`. `allowed_hosts` may have private addresses. Close it when
+    done."""
 
-    def __init__(self, folder: Path, allowed_hosts: frozenset[str] = frozenset(), offline: bool = False,
-                 sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self,
+        folder: Path,
+        allowed_hosts: frozenset[str] = frozenset(),
+        offline: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self.folder, self.allowed_hosts, self.offline, self.sleep = folder, allowed_hosts, offline, sleep
         self.delay_s: dict[str, float] = {}
         """Host -> seconds between two requests."""
         self.transferred_bytes = self.requests = self.not_modified = 0
         self._last: dict[str, float] = {}
-        self._session = None if offline else _session(allowed_hosts)
+        self._session = None if offline else guarded_session(allowed_hosts)
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
 
-    def get(self, url: str, accept: str = "text/html,application/xhtml+xml,text/markdown;q=0.9,text/plain;q=0.8,*/*;q=0.5") -> Response:
-        """The page at `url`, revalidated. Statuses other than 200 are returned, not raised; an old answer stands in for a failing server.
+    def get(
+        self, url: str, accept: str = "text/html,application/xhtml+xml,text/markdown;q=0.9,text/plain;q=0.8,*/*;q=0.5"
+    ) -> Response:
+        """The page at `url`, revalidated. Statuses other than 200 are returned, not raised; an old answer stands in for
+        a failing server.
 
-        Raises Refused for what may not be asked, Unreachable where there is neither an answer nor an old one, Unreadable above the size limit.
+        Raises Refused for what may not be asked, Unreachable where there is neither an answer nor an old one,
+        Unreadable above the size limit.
         """
         stored = self._stored(url)
         if self.offline:
@@ -160,7 +156,9 @@ class Client:
             self._judge(here)
             self._wait(urlsplit(here).netloc)
             try:
-                reply = self._session.get(here, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, READ_SECONDS))
+                reply = self._session.get(
+                    here, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, READ_SECONDS)
+                )
             except requests.RequestException as error:
                 raise Unreachable(_told(error)) from error
             self.requests += 1
@@ -177,12 +175,29 @@ class Client:
             self.not_modified += 1
             return stored
         kind, _, rest = reply.headers.get("content-type", "").partition(";")
-        charset = next((part.split("=", 1)[1].strip().strip("\"'") for part in rest.split(";") if part.strip().lower().startswith("charset=")), None)
+        charset = next(
+            (
+                part.split("=", 1)[1].strip().strip("\"'")
+                for part in rest.split(";")
+                if part.strip().lower().startswith("charset=")
+            ),
+            None,
+        )
         body = _limited(reply) if reply.status_code == 200 else b""
         self.transferred_bytes += len(body)
-        return Response(here, reply.status_code, body, kind.strip().lower(), charset, reply.headers.get("etag"),
-                        reply.headers.get("last-modified"), datetime.now(UTC).date().isoformat(), True,
-                        reply.headers.get("link", "")[:4000], reply.headers.get("x-robots-tag", "").lower()[:200])
+        return Response(
+            here,
+            reply.status_code,
+            body,
+            kind.strip().lower(),
+            charset,
+            reply.headers.get("etag"),
+            reply.headers.get("last-modified"),
+            datetime.now(UTC).date().isoformat(),
+            True,
+            reply.headers.get("link", "")[:4000],
+            reply.headers.get("x-robots-tag", "").lower()[:200],
+        )
 
     def _judge(self, url: str) -> None:
         """Refuse by the URL alone what needs no connection to be refused."""
@@ -192,9 +207,9 @@ class Client:
         host = parts.hostname.lower()
         if host in self.allowed_hosts:
             return
-        literal = _literal_address(host)
+        literal = literal_address(host)
         if host == "localhost" or host.endswith(".localhost") or (literal is not None and not public_address(literal)):
-            raise Refused(_private(host))
+            raise Refused(private(host))
 
     def _wait(self, host: str) -> None:
         left = self._last.get(host, float("-inf")) + self.delay_s.get(host, 0.0) - time.monotonic()
@@ -213,8 +228,19 @@ class Client:
             entry = _Entry(**{**fields, "url": fields["url"]})
             if fields.get("digest_of") not in (None, url):
                 return None
-            return Response(entry.url, entry.status, body.read_bytes(), entry.content_type, entry.charset, entry.etag, entry.last_modified,
-                            entry.fetched, False, entry.link, entry.robots)
+            return Response(
+                entry.url,
+                entry.status,
+                body.read_bytes(),
+                entry.content_type,
+                entry.charset,
+                entry.etag,
+                entry.last_modified,
+                entry.fetched,
+                False,
+                entry.link,
+                entry.robots,
+            )
         except (OSError, ValueError, TypeError, KeyError):
             return None  # absent, or cut short by a crash: asked again
 
@@ -222,8 +248,17 @@ class Client:
         from dataset_builder.materials import write_bytes_whole
 
         head, body = self._paths(url)
-        entry = _Entry(response.url, response.status, response.content_type, response.charset, response.etag, response.last_modified,
-                       response.fetched, response.link, response.robots)
+        entry = _Entry(
+            response.url,
+            response.status,
+            response.content_type,
+            response.charset,
+            response.etag,
+            response.last_modified,
+            response.fetched,
+            response.link,
+            response.robots,
+        )
         head.unlink(missing_ok=True)  # a head always belongs to the body beside it
         write_bytes_whole(body, response.body)
         write_bytes_whole(head, json.dumps(asdict(entry)).encode())
@@ -264,22 +299,6 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _literal_address(host: str) -> str | None:
-    """The address that a host written as a number means, in any of the forms the C library takes (0x7f.1, 2130706433); None for names."""
-    try:
-        return str(ipaddress.ip_address(host.strip("[]").split("%", 1)[0]))
-    except ValueError:
-        pass
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host)) if host[-1:].isdigit() or host.startswith("0x") else None
-    except OSError:
-        return None
-
-
-def _private(host: str) -> str:
-    return f"{host} is a private or local address (allow_private: true lets a source's own host be one)"
-
-
 def _cause(error: BaseException, kind: type) -> BaseException | None:
     """The first error of `kind` among the causes, contexts and arguments of `error`."""
     waiting, seen = [error], set()
@@ -307,64 +326,3 @@ def _told(error: Exception) -> str:
     if _cause(error, ConnectionRefusedError):
         return "connection refused"
     return f"no connection ({type(error).__name__})"
-
-
-def _addresses(host: str, port: int, allowed: bool) -> Iterator[tuple]:
-    """getaddrinfo's answers that may be used, resolved once. Raises Refused where none may."""
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    usable = [answer for answer in answers if allowed or public_address(answer[4][0])]
-    if not usable:
-        raise Refused(_private(host))
-    yield from usable
-
-
-def _session(allowed_hosts: frozenset[str]):
-    """A requests session whose direct connections are opened by `_connect`; a proxy named in the environment is used as it is."""
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-    from urllib3.exceptions import NameResolutionError, NewConnectionError
-
-    def connect(connection) -> socket.socket:
-        host, allowed = connection.host.strip("[]"), connection.host.strip("[]").lower() in allowed_hosts
-        last: OSError | None = None
-        try:
-            for family, kind, protocol, _, address in _addresses(host, connection.port, allowed):
-                opened = socket.socket(family, kind, protocol)
-                try:
-                    opened.settimeout(CONNECT_SECONDS)
-                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    opened.connect(address)
-                    return opened
-                except OSError as error:
-                    opened.close()
-                    last = error
-        except socket.gaierror as error:
-            raise NameResolutionError(host, connection, error) from error
-        raise NewConnectionError(connection, f"cannot connect: {last}") from last
-
-    class Plain(HTTPConnection):
-        def _new_conn(self):
-            return connect(self)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self):
-            return connect(self)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args, **kwargs):
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-    session = requests.Session()
-    session.headers["User-Agent"] = USER_AGENT
-    session.mount("http://", Adapter(pool_connections=4, pool_maxsize=1, max_retries=0))
-    session.mount("https://", Adapter(pool_connections=4, pool_maxsize=1, max_retries=0))
-    return session

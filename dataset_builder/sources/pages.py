@@ -9,8 +9,14 @@ from dataset_builder.sources.common import Unreadable
 from dataset_builder.sources.http import Client, Response
 from dataset_builder.sources.urls import normalised
 
-_KINDS = {"text/markdown": ".md", "text/x-markdown": ".md", "text/plain": ".txt", "text/x-rst": ".rst", "application/pdf": ".pdf",
-          "application/x-ipynb+json": ".ipynb"}
+_KINDS = {
+    "text/markdown": ".md",
+    "text/x-markdown": ".md",
+    "text/plain": ".txt",
+    "text/x-rst": ".rst",
+    "application/pdf": ".pdf",
+    "application/x-ipynb+json": ".ipynb",
+}
 _HTML = ("text/html", "application/xhtml+xml", "")
 TWIN_PROBE_DAYS = 7.0
 """A twin that was not there is asked for again after so many days."""
@@ -31,11 +37,15 @@ def read_response(response: Response, url: str, client: Client, spec) -> Page:
     from dataset_builder.formats import read
 
     kind = response.content_type
-    if kind in _HTML or (kind not in _KINDS and response.body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html"))):
+    if kind in _HTML or (
+        kind not in _KINDS and response.body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    ):
         return _html_page(response, url, client, spec)
     ending = "." + urlsplit(response.url).path.rsplit(".", 1)[-1].lower()
     if kind == "text/plain" or kind not in _KINDS:
-        ending = ending if ending in (".md", ".mdx", ".rst", ".txt", ".ipynb", ".pdf", ".markdown") else _KINDS.get(kind, "")
+        ending = (
+            ending if ending in (".md", ".mdx", ".rst", ".txt", ".ipynb", ".pdf", ".markdown") else _KINDS.get(kind, "")
+        )
         ending = ".md" if urlsplit(response.url).path.endswith(("llms.txt", "llms-full.txt")) else ending
     else:
         ending = _KINDS[kind]
@@ -45,9 +55,18 @@ def read_response(response: Response, url: str, client: Client, spec) -> Page:
     if response.charset and ending in (".md", ".mdx", ".rst", ".txt"):
         body = decode(body, response.charset).encode()
     reading = read("page" + ending, body)
-    links = [absolute(response.url, link) for link in re.findall(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)", reading.markdown)] if ending == ".md" else []
-    return Page(reading.title if reading.title != "page" else urlsplit(response.url).path.rsplit("/", 1)[-1], reading.markdown,
-                canonical=_canonical_header(response), links=tuple(link for link in links if link), noindex="noindex" in response.robots)
+    links = (
+        [absolute(response.url, link) for link in re.findall(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)", reading.markdown)]
+        if ending == ".md"
+        else []
+    )
+    return Page(
+        reading.title if reading.title != "page" else urlsplit(response.url).path.rsplit("/", 1)[-1],
+        reading.markdown,
+        canonical=_canonical_header(response),
+        links=tuple(link for link in links if link),
+        noindex="noindex" in response.robots,
+    )
 
 
 def _html_page(response: Response, url: str, client: Client, spec) -> Page:
@@ -58,7 +77,11 @@ def _html_page(response: Response, url: str, client: Client, spec) -> Page:
     except RecursionError as error:
         raise Unreadable("nested too deeply") from error
     canonical = page.canonical or _canonical_header(response)
-    page = replace(page, canonical=normalised(canonical) if canonical else None, noindex=page.noindex or "noindex" in response.robots)
+    page = replace(
+        page,
+        canonical=normalised(canonical) if canonical else None,
+        noindex=page.noindex or "noindex" in response.robots,
+    )
     twin = _twin(page, response.url, client, spec)
     if twin is not None:
         page = replace(page, markdown=twin[1], title=twin[0] or page.title)
@@ -82,7 +105,11 @@ def _twin(page: Page, url: str, client: Client, spec) -> tuple[str, str] | None:
             continue
         try:
             response = client.get(place, accept="text/markdown,text/plain;q=0.8")
-            if response.status != 200 or "html" in response.content_type or response.body[:100].lstrip().lower().startswith(b"<"):
+            if (
+                response.status != 200
+                or "html" in response.content_type
+                or response.body[:100].lstrip().lower().startswith(b"<")
+            ):
                 continue
             reading = read_markdown("page.md", response.body)
         except Unreadable:
@@ -93,13 +120,18 @@ def _twin(page: Page, url: str, client: Client, spec) -> tuple[str, str] | None:
 
 
 def _twin_places(page: Page, url: str, spec) -> list[str]:
-    """llmstxt.org: the page's URL with `.md` appended, `index.html.md` for a folder; what the page itself names comes first."""
+    """llmstxt.org: the page's URL with `.md` appended, `index.html.md` for a folder; what the page itself names comes
+    first."""
     host = urlsplit(url).netloc
     named = [page.markdown_twin] if page.markdown_twin and urlsplit(page.markdown_twin).netloc == host else []
     if not spec.markdown_twins:
         return named
     bare = url.split("?", 1)[0]
-    guesses = [f"{bare}index.html.md", f"{bare}index.md"] if bare.endswith("/") else [f"{bare}.md", re.sub(r"\.html?$", ".md", bare)]
+    guesses = (
+        [f"{bare}index.html.md", f"{bare}index.md"]
+        if bare.endswith("/")
+        else [f"{bare}.md", re.sub(r"\.html?$", ".md", bare)]
+    )
     return list(dict.fromkeys([*named, *guesses]))
 
 

@@ -27,7 +27,8 @@ class RepoSource(Strict):
     ref: str | None = None
     """Branch, tag or commit; omitted: the remote's HEAD. The commit is recorded in the lock."""
     include: tuple[str, ...] = Field(default=DEFAULT_INCLUDE, strict=False)
-    """Glob patterns relative to the repository; omitted: Markdown, reStructuredText and notebooks. `**/*.py` gives docstrings."""
+    """Glob patterns relative to the repository; omitted: Markdown, reStructuredText and notebooks. `**/*.py` gives
+    docstrings."""
     exclude: tuple[str, ...] = Field(default=(), strict=False)
     """Glob patterns taken out again."""
     licence: str | None = None
@@ -35,7 +36,8 @@ class RepoSource(Strict):
 
 
 def fetch(spec: RepoSource, context: Context) -> Iterator[Document]:
-    """The chosen documents at the ref's commit, by path. Raises BuildProblem where the repository or ref cannot be had."""
+    """The chosen documents at the ref's commit, by path. Raises BuildProblem where the repository or ref cannot be
+    had."""
     from dataset_builder.formats import read
     from dataset_builder.materials import document
     from dataset_builder.sources.git import GitFailed, check
@@ -82,7 +84,8 @@ def _document_bytes(data: bytes | None) -> bytes:
 
 
 def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
-    """Fetch the ref's commit with the blobs that the patterns choose; without a network, the one fetched last. Returns its id."""
+    """Fetch the ref's commit with the blobs that the patterns choose; without a network, the one fetched last. Returns
+    its id."""
     from dataset_builder.materials import write_whole
     from dataset_builder.sources.git import GitFailed, is_rewritten_to_local, run
 
@@ -99,8 +102,19 @@ def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
         context.report.say(f"git fetch {public_url(spec.url)} {spec.ref or 'HEAD'}")
         local = is_rewritten_to_local(spec.url, folder)
         _name_remote(folder, spec.url)
-        run(folder, "fetch", "--quiet", "--depth=1", "--no-tags", "--filter=blob:none", "--no-recurse-submodules", "--update-shallow",
-            "origin", spec.ref or "HEAD", local=local)
+        run(
+            folder,
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            "--no-tags",
+            "--filter=blob:none",
+            "--no-recurse-submodules",
+            "--update-shallow",
+            "origin",
+            spec.ref or "HEAD",
+            local=local,
+        )
         commit = run(folder, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
         run(folder, "sparse-checkout", "set", "--no-cone", "--stdin", data=patterns.encode(), local=local)
         run(folder, "checkout", "--quiet", "--force", "--detach", commit, local=local)
@@ -108,10 +122,15 @@ def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
         if last.is_file():
             context.report.note(f"{public_url(spec.url)} was not asked ({error}); the commit fetched last is used")
             return last.read_text().strip()
-        raise BuildProblem(f"dataset.sources: {public_url(spec.url)} at {spec.ref or 'HEAD'}: {error}\n  fix: check URL, ref and network with "
-                           f"`git ls-remote {public_url(spec.url)}`") from None
+        raise BuildProblem(
+            f"dataset.sources: {public_url(spec.url)} at {spec.ref or 'HEAD'}: {error}\n"
+            "  fix: check URL, ref and network with "
+            f"`git ls-remote {public_url(spec.url)}`"
+        ) from None
     except OSError as error:
-        raise BuildProblem(f"{error.filename or folder}: {error.strerror}\n  fix: check space and permissions of .cache/") from error
+        raise BuildProblem(
+            f"{error.filename or folder}: {error.strerror}\n  fix: check space and permissions of .cache/"
+        ) from error
     write_whole(last, commit + "\n")
     return commit
 
@@ -120,8 +139,13 @@ def _name_remote(folder: Path, url: str) -> None:
     """`origin`, with its promise that blobs left out now may be asked for when they are checked out."""
     from dataset_builder.sources.git import run
 
-    for key, value in (("core.repositoryFormatVersion", "1"), ("extensions.partialClone", "origin"), ("remote.origin.url", url),
-                       ("remote.origin.promisor", "true"), ("remote.origin.partialclonefilter", "blob:none")):
+    for key, value in (
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", "origin"),
+        ("remote.origin.url", url),
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.partialclonefilter", "blob:none"),
+    ):
         run(folder, "config", "--local", key, value)
 
 
@@ -149,14 +173,18 @@ def _chosen(spec: RepoSource, folder: Path, files: dict[str, str], base: str, co
         if not wanted.match_file(path) or unwanted.match_file(path):
             continue
         if not readable(path):
-            context.report.skip(f"{base}:{path}", f"files ending in {PurePosixPath(path).suffix or 'nothing'} are not documents")
+            context.report.skip(
+                f"{base}:{path}", f"files ending in {PurePosixPath(path).suffix or 'nothing'} are not documents"
+            )
         elif any(rules.match_file(path[len(top) :]) for top, rules in ignored if path.startswith(top)):
             context.report.skip(f"{base}:{path}", "named by the repository's .gitignore")
         else:
             chosen.append(path)
     if not chosen:
-        raise BuildProblem(f"dataset.sources: {spec.url} has no document for {', '.join(spec.include)}\n  fix: check `include`; the "
-                           f"repository's {len(files)} files begin with {', '.join(sorted(files)[:3])}")
+        raise BuildProblem(
+            f"dataset.sources: {spec.url} has no document for {', '.join(spec.include)}\n  fix: check `include`; the "
+            f"repository's {len(files)} files begin with {', '.join(sorted(files)[:3])}"
+        )
     return chosen
 
 
@@ -166,8 +194,13 @@ def _ignore_rules(folder: Path, files: dict[str, str]) -> list:
 
     paths = [path for path in files if PurePosixPath(path).name == ".gitignore"]
     texts = _blobs(folder, [files[path] for path in paths])
-    return [(path.removesuffix(".gitignore"), PathSpec.from_lines("gitignore", (text or b"").decode("utf-8", "replace").splitlines()))
-            for path, text in zip(paths, texts, strict=True)]
+    return [
+        (
+            path.removesuffix(".gitignore"),
+            PathSpec.from_lines("gitignore", (text or b"").decode("utf-8", "replace").splitlines()),
+        )
+        for path, text in zip(paths, texts, strict=True)
+    ]
 
 
 def _licences(folder: Path, files: dict[str, str]) -> dict[str, str]:

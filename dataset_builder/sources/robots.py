@@ -17,7 +17,8 @@ class Robots:
         self._rules: dict[str, object] = {}
 
     def allows(self, url: str) -> bool:
-        """Whether the rules let this program fetch the URL. Raises Unreadable where the host may not be asked at all."""
+        """Whether the rules let this program fetch the URL. Raises Unreadable where the host may not be asked at
+        all."""
         return self._of(url).can_fetch(url, AGENT_TOKEN)
 
     def sitemaps(self, url: str) -> list[str]:

@@ -12,7 +12,8 @@ MAX_SITEMAPS, MAX_PAGES = 100, 50_000
 
 
 def sitemap_pages(urls: list[str], client: Client, robots) -> list[str]:
-    """Page URLs of the sitemaps, in their order, each once; indexes are followed. A sitemap that cannot be read gives nothing."""
+    """Page URLs of the sitemaps, in their order, each once; indexes are followed. A sitemap that cannot be read gives
+    nothing."""
     waiting, seen, pages = [normalised(url) for url in urls], set(), {}
     while waiting and len(seen) < MAX_SITEMAPS and len(pages) < MAX_PAGES:
         url = waiting.pop(0)
@@ -36,7 +37,8 @@ def sitemap_pages(urls: list[str], client: Client, robots) -> list[str]:
 
 
 def parse_sitemap(data: bytes) -> tuple[bool, list[str]]:
-    """Whether it is an index of sitemaps, and its URLs. Plain-text sitemaps have one URL a line. No XML parser: no entity can explode."""
+    """Whether it is an index of sitemaps, and its URLs. Plain-text sitemaps have one URL a line. No XML parser: no
+    entity can explode."""
     if data[:2] == b"\x1f\x8b":
         try:
             data = zlib.decompressobj(wbits=31).decompress(data, MAX_DOCUMENT_BYTES)
@@ -48,15 +50,22 @@ def parse_sitemap(data: bytes) -> tuple[bool, list[str]]:
     import html
 
     found = re.findall(r"<(?:\w+:)?loc\b[^>]*>\s*(?:<!\[CDATA\[)?\s*(.*?)\s*(?:\]\]>)?\s*</(?:\w+:)?loc>", text, re.S)
-    return re.search(r"<(?:\w+:)?sitemapindex\b", text) is not None, [html.unescape(url) for url in found if len(url) < 2048]
+    return re.search(r"<(?:\w+:)?sitemapindex\b", text) is not None, [
+        html.unescape(url) for url in found if len(url) < 2048
+    ]
 
 
 def llms_pages(url: str | None, client: Client, start: str = "") -> list[str]:
-    """Pages that a site's llms.txt links (llmstxt.org): `url`, or the one in the folder of `start`, or the one of its host."""
+    """Pages that a site's llms.txt links (llmstxt.org): `url`, or the one in the folder of `start`, or the one of its
+    host."""
     from dataset_builder.markdown import absolute
 
     parts = urlsplit(start)
-    places = [url] if url else list(dict.fromkeys([start.rsplit("/", 1)[0] + "/llms.txt", f"{parts.scheme}://{parts.netloc}/llms.txt"]))
+    places = (
+        [url]
+        if url
+        else list(dict.fromkeys([start.rsplit("/", 1)[0] + "/llms.txt", f"{parts.scheme}://{parts.netloc}/llms.txt"]))
+    )
     for place in places:
         response = client.get(place, accept="text/plain,text/markdown,*/*;q=0.5")
         if response.status == 200 and "html" not in response.content_type:

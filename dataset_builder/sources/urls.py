@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from posixpath import normpath
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-_VERSION = re.compile(r"(?i)^(?:latest|stable|main|master|dev|devel|nightly|next|canary|current|v\d+(?:[._]\d+)*(?:[._]x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?"
-                      r"|\d+(?:\.\d+)+(?:\.x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?|\d+\.x)$")
-_NO_DOCUMENT = re.compile(r"(?i)(?:/(?:genindex(?:-[\w.]+)?|search|py-modindex|modindex|genindex-all|404)(?:\.html?|/)?$|/_(?:modules|sources|static|images|downloads)/)"
-                          r"|\.(?:png|jpe?g|gif|svg|ico|webp|css|js|mjs|json|ya?ml|zip|gz|tgz|bz2|xz|whl|exe|msi|deb|rpm|dmg|iso|mp4|webm|mp3|woff2?|ttf|eot|"
-                          r"xml|inv|tar|7z|jar|bin|apk|py|c|cpp|h|csv|epub|rss|atom)$")
+_VERSION = re.compile(
+    r"(?i)^(?:latest|stable|main|master|dev|devel|nightly|next|canary|current|v\d+(?:[._]\d+)*(?:[._]x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?"
+    r"|\d+(?:\.\d+)+(?:\.x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?|\d+\.x)$"
+)
+_NO_DOCUMENT = re.compile(
+    r"(?i)(?:/(?:genindex(?:-[\w.]+)?|search|py-modindex|modindex|genindex-all|404)(?:\.html?|/)?$|/_(?:modules|sources|static|images|downloads)/)"
+    r"|\.(?:png|jpe?g|gif|svg|ico|webp|css|js|mjs|json|ya?ml|zip|gz|tgz|bz2|xz|whl|exe|msi|deb|rpm|dmg|iso|mp4|webm|mp3|woff2?|ttf|eot|"
+    r"xml|inv|tar|7z|jar|bin|apk|py|c|cpp|h|csv|epub|rss|atom)$"
+)
 _TRACKING = re.compile(r"(?i)^(?:utm_\w+|gclid|fbclid|ref|source|highlight|mc_cid|mc_eid)$")
 _INDEX = re.compile(r"(?i)(?<=/)index\.html?$")
 
 
 def normalised(url: str) -> str:
-    """The URL as the crawler compares it: lower-case host, no default port, no fragment, no `index.html`, no tracking parameters.
+    """The URL as the crawler compares it: lower-case host, no default port, no fragment, no `index.html`, no tracking
+    parameters.
 
     >>> normalised("HTTPS://Docs.Example.org:443/a/../b/index.html?utm_source=x&q=1#top")
     'https://docs.example.org/b/?q=1'
@@ -29,11 +34,17 @@ def normalised(url: str) -> str:
         host = f"[{host}]"
     if port and port != {"http": 80, "https": 443}.get(parts.scheme.lower()):
         host = f"{host}:{port}"
-    path = quote(unquote(parts.path, errors="surrogateescape"), safe="/~!$&'()*+,;=:@", errors="surrogateescape") if "%" in parts.path else quote(parts.path, safe="/~!$&'()*+,;=:@%")
+    path = (
+        quote(unquote(parts.path, errors="surrogateescape"), safe="/~!$&'()*+,;=:@", errors="surrogateescape")
+        if "%" in parts.path
+        else quote(parts.path, safe="/~!$&'()*+,;=:@%")
+    )
     if "/." in path or "//" in path:
         path = re.sub(r"^/+", "/", normpath(path)) + ("/" if path.endswith(("/", "/.", "/..")) and path != "/" else "")
         path = path.replace("//", "/")
-    query = urlencode([(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if not _TRACKING.match(key)])
+    query = urlencode(
+        [(key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if not _TRACKING.match(key)]
+    )
     return urlunsplit((parts.scheme.lower(), host, _INDEX.sub("", path or "/"), query, ""))
 
 
@@ -62,8 +73,14 @@ class Scope:
         parts = urlsplit(start)
         listing = parts.path.lower().endswith((".xml", ".xml.gz", "/llms.txt", "/llms-full.txt"))
         folder = parts.path.rsplit("/", 1)[0] + "/"
-        return cls((parts.scheme, parts.netloc), "/" if listing and not spec.include else folder, tuple(_glob(pattern) for pattern in spec.include),
-                   tuple(_glob(pattern) for pattern in spec.exclude), spec.version or version_of(parts.path), start)
+        return cls(
+            (parts.scheme, parts.netloc),
+            "/" if listing and not spec.include else folder,
+            tuple(_glob(pattern) for pattern in spec.include),
+            tuple(_glob(pattern) for pattern in spec.exclude),
+            spec.version or version_of(parts.path),
+            start,
+        )
 
     def same_site(self, url: str) -> bool:
         """Whether the URL is on the source's host; http and https of one host are one site."""
@@ -74,7 +91,9 @@ class Scope:
         if url == self.start:
             return None
         parts = urlsplit(url)
-        if parts.netloc != self.scheme_host[1] and not (followed and self.include == () and _www(parts.netloc) == _www(self.scheme_host[1])):
+        if parts.netloc != self.scheme_host[1] and not (
+            followed and self.include == () and _www(parts.netloc) == _www(self.scheme_host[1])
+        ):
             return "another site"
         if parts.scheme not in ("http", "https"):
             return "not http"

@@ -19,7 +19,8 @@ class WebSource(Strict):
 
     kind: Literal["web"]
     url: str
-    """First page; http or https. A sitemap (`.../sitemap.xml`) or `.../llms.txt` gives the pages that it lists; `.../llms-full.txt` is a page."""
+    """First page; http or https. A sitemap (`.../sitemap.xml`) or `.../llms.txt` gives the pages that it lists;
+    `.../llms-full.txt` is a page."""
     depth: int = Field(default=0, ge=0, le=10)
     """Links followed from the first page, below its folder."""
     include: tuple[str, ...] = Field(default=(), strict=False)
@@ -34,7 +35,8 @@ class WebSource(Strict):
     discover: Literal["links", "sitemap", "llms"] = "links"
     """Where pages are found: links; also the site's sitemap; also its llms.txt."""
     version: str | None = None
-    """Version segment of the URLs, such as `latest` or `v2.1`; omitted: that of `url`, and unversioned pages only where it has none."""
+    """Version segment of the URLs, such as `latest` or `v2.1`; omitted: that of `url`, and unversioned pages only where
+    it has none."""
     markdown_twins: bool = False
     """Try `<page>.md` before the page: some sites offer their Markdown so."""
     delay_s: float | None = Field(default=None, ge=0, le=60, strict=False)
@@ -63,7 +65,9 @@ def fetch(spec: WebSource, context: Context) -> Iterator[Document]:
     start = normalised(spec.url)
     host = urlsplit(start).hostname
     if urlsplit(start).scheme not in ("http", "https") or not host:
-        raise BuildProblem(f"dataset.sources: {spec.url} is not a http or https URL\n  fix: write it as https://host/path")
+        raise BuildProblem(
+            f"dataset.sources: {spec.url} is not a http or https URL\n  fix: write it as https://host/path"
+        )
     client = Client(context.cache / "http", frozenset({host.lower()} if spec.allow_private else ()), context.offline)
     try:
         try:
@@ -72,7 +76,10 @@ def fetch(spec: WebSource, context: Context) -> Iterator[Document]:
             scope = Scope.of(spec, start)
             _discover(spec, start, client, robots, scope, crawl, context)
         except Refused as error:
-            raise BuildProblem(f"dataset.sources: {spec.url}: {error}\n  fix: name a public http or https address, or set allow_private: true") from None
+            raise BuildProblem(
+                f"dataset.sources: {spec.url}: {error}\n"
+                "  fix: name a public http or https address, or set allow_private: true"
+            ) from None
         yield from _pages(spec, start, client, robots, scope, crawl, context)
     finally:
         client.close()
@@ -116,7 +123,10 @@ def _pages(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl, co
             found, links = _page(url, spec, client, robots, scope, crawl)
         except Unreadable as error:
             if url == start:
-                raise BuildProblem(f"dataset.sources: {spec.url}: {error}\n  fix: check the address in a browser; behind a proxy set HTTPS_PROXY") from None
+                raise BuildProblem(
+                    f"dataset.sources: {spec.url}: {error}\n"
+                    "  fix: check the address in a browser; behind a proxy set HTTPS_PROXY"
+                ) from None
             context.report.skip(url, str(error))
             continue
         if steps < spec.depth:
@@ -126,14 +136,19 @@ def _pages(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl, co
                     crawl.waiting.append((link, steps + 1))
         if found is not None:
             crawl.taken += 1
-            context.report.say(f"{url}: {len(found.markdown):,} characters ({crawl.taken} pages, {len(crawl.waiting)} waiting)")
+            context.report.say(
+                f"{url}: {len(found.markdown):,} characters ({crawl.taken} pages, {len(crawl.waiting)} waiting)"
+            )
             yield found
     if crawl.waiting:
-        context.report.note(f"{spec.url}: stopped at max_pages = {spec.max_pages}; {len(crawl.waiting)} known pages were not read")
+        context.report.note(
+            f"{spec.url}: stopped at max_pages = {spec.max_pages}; {len(crawl.waiting)} known pages were not read"
+        )
 
 
 def _page(url: str, spec: WebSource, client, robots, scope, crawl: _Crawl) -> tuple[Document | None, tuple[str, ...]]:
-    """The document at `url` (None where it is another's duplicate or asks not to be indexed) and its links. Raises Unreadable."""
+    """The document at `url` (None where it is another's duplicate or asks not to be indexed) and its links. Raises
+    Unreadable."""
     from dataset_builder.materials import document
     from dataset_builder.sources.pages import ask, links_of, read_response
     from dataset_builder.sources.urls import normalised
@@ -155,5 +170,11 @@ def _page(url: str, spec: WebSource, client, robots, scope, crawl: _Crawl) -> tu
         return None, links
     crawl.origins.add(origin)
     crawl.known.add(origin)
-    return document(origin, reading.title, reading.markdown, licence=spec.licence or reading.licence, fetched=response.fetched,
-                    etag=response.etag), links
+    return document(
+        origin,
+        reading.title,
+        reading.markdown,
+        licence=spec.licence or reading.licence,
+        fetched=response.fetched,
+        etag=response.etag,
+    ), links
