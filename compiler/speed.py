@@ -175,7 +175,7 @@ def _shared(
     else:
         passes = setup.gradient_accumulation * (3 if setup.gradient_checkpointing != "off" else 2)
         moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
-        adapted = 0 if setup.method == "full" else len(architecture.lora_linears(setup.lora_targets))
+        adapted = shapes_of(architecture, None if setup.method == "full" else setup.lora_targets).adapted
         collectives = passes * architecture.num_layers * (1 + 2 * adapted * stack.adapter_collectives)
     seconds = moved / link
     # the transfer runs beside the compute of the next layer, starting it does not
@@ -189,7 +189,8 @@ def _shared(
 def trained_parameters(architecture: Architecture, setup: Setup) -> int:
     if setup.method == "full":
         return architecture.parameters.total
-    trained = architecture.lora_parameters(setup.lora_r or 16, setup.lora_targets)
+    shapes = shapes_of(architecture, setup.lora_targets)
+    trained = architecture.num_layers * (setup.lora_r or 16) * (shapes.adapted_inputs + shapes.adapted_outputs)
     return trained + (architecture.parameters.embedding + architecture.parameters.head if setup.train_embeddings else 0)
 
 
@@ -217,42 +218,60 @@ def _rates_of(machine: Machine, setup: Setup) -> tuple[float, float]:
     return tflops, machine.bandwidth_gb_s or rate["cpu_bandwidth_gb_s"]
 
 
-@lru_cache(maxsize=4096)
-def _layer_work(
-    architecture: Architecture, method: str, targets: str | tuple[str, ...], rank: int
-) -> tuple[float, float]:
-    """(weights, adapter weights) of all layers."""
-    parameters = architecture.parameters
-    adapter = 0 if method == "full" else architecture.lora_parameters(rank, targets)
-    return parameters.linear, adapter
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sums over the linears of one layer that no setting but the adapters' changes."""
+
+    inputs: int
+    outputs: int
+    adapted: int
+    """Linears that carry an adapter."""
+    adapted_inputs: int
+    adapted_outputs: int
+
+
+@lru_cache(maxsize=1024)
+def shapes_of(architecture: Architecture, targets: str | tuple[str, ...] | None) -> Shapes:
+    linears = architecture.linears
+    adapted = architecture.lora_linears(targets) if targets else ()
+    return Shapes(
+        sum(one.in_features for one in linears),
+        sum(one.out_features for one in linears),
+        len(adapted),
+        sum(one.in_features for one in adapted),
+        sum(one.out_features for one in adapted),
+    )
 
 
 def micro_work(architecture: Architecture, setup: Setup, attended: float, stack: Stack = AXOLOTL) -> Work:
     """FLOPs, bytes and kernels of one micro-step; FLOPs and bytes per token."""
     a = architecture
-    full, checkpointed = setup.method == "full", setup.gradient_checkpointing == "on"
+    full, checkpointed = setup.method == "full", setup.gradient_checkpointing != "off"
     forward = 2 if checkpointed else 1  # passes over a layer before its backward
-    weights, adapter = _layer_work(a, setup.method, setup.lora_targets, setup.lora_r or 16)
+    shapes = shapes_of(a, None if full else setup.lora_targets)
+    weights = a.parameters.linear
+    adapter = a.num_layers * (setup.lora_r or 16) * (shapes.adapted_inputs + shapes.adapted_outputs)
     head = a.vocab_size * a.hidden_size
     trains_head = full or setup.train_embeddings
     matmul = 2 * weights * (forward + 1 + full) + 2 * adapter * (forward + 2)
-    matmul += 2 * head * (2 + trains_head + (setup.cross_entropy in ("cut", "chunked")))
+    matmul += 2 * head * (2 + trains_head + (setup.cross_entropy == "cut"))
     window = min(attended, a.sliding_window or attended)
     spans = a.windowed_layers * min(attended / 2, window) + (a.num_layers - a.windowed_layers) * attended / 2
     eager = setup.attention == "eager"
     attention = 4 * a.query_size * spans * (2 if eager else 1) * (forward + (2 if eager else 2.5))
     layer = _layer_bytes(a, stack, setup)
-    adapters = (0.0, 0.0) if full else _adapter_bytes(a, setup, stack)
+    adapters = _adapter_bytes(shapes, setup, stack)
     stream = a.num_layers * (forward * (layer[0] + adapters[0]) + layer[1] + adapters[1]) + _loss_bytes(a, setup)
     if eager:  # scores, mask, softmax in FP32 and back, each over heads x length
         stream += a.num_layers * (forward + 2) * 20 * a.num_heads * attended
-    quantised = setup.method in ("qlora-4bit", "lora-8bit")
-    adapted = 0 if full else len(a.lora_linears(setup.lora_targets))
-    per_layer = (15 if stack.fused_layers else 35) + 6 * adapted + (3 * len(a.linears) if quantised else 0)
+    # every product reads its input and writes its output; weights are read once a pass
+    stream += a.num_layers * (forward + 1 + full) * 2 * (shapes.inputs + shapes.outputs)
+    quantised = {"qlora-4bit": forward + 1, "lora-8bit": 1}.get(setup.method, 0)
+    if setup.method == "lora-8bit":  # LLM.int8 quantises inputs row by row and turns INT32 sums back, forward only
+        stream += a.num_layers * forward * (6 * shapes.inputs + 10 * shapes.outputs)
+    per_layer = (15 if stack.fused_layers else 35) + 6 * shapes.adapted + (3 * len(a.linears) if quantised else 0)
     kernels = int(a.num_layers * (forward + 1.6) * per_layer)
-    products = a.num_layers * (forward + 1 + full) * sum(2 * (one.in_features + one.out_features) for one in a.linears)
-    reads = weights * 2 * (forward + 1)
-    return Work(matmul, reads, attention, stream + products, weights * (forward + 1) if quantised else 0, kernels)
+    return Work(matmul, weights * 2 * (forward + 1), attention, stream, weights * quantised, kernels)
 
 
 def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, float]:
@@ -260,7 +279,7 @@ def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, fl
 
     Counted kernel by kernel in the eager model code of transformers and its autograd formulas: RMSNorm is six kernels
     forward, most in FP32; LayerNorm is one; a rotary embedding is six; SiLU times up is two."""
-    hidden, wide = a.hidden_size, 2 if stack.fp32_stream else 1
+    hidden, wide = a.hidden_size, 2 if stack.fp32_stream or setup.precision in ("fp32", "tf32") else 1
     norm = (4, 8) if stack.fused_layers or a.norm != "rmsnorm" else (36, 80)
     rotary = (0, 0) if a.learned_positions else (4, 4) if stack.fused_layers else (20, 30)
     gate = (6, 10) if setup.lora_kernels and a.gated_mlp else (10, 18) if a.gated_mlp else (4, 6)
@@ -276,7 +295,7 @@ def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, fl
     )
 
 
-def _adapter_bytes(a: Architecture, setup: Setup, stack: Stack) -> tuple[float, float]:
+def _adapter_bytes(shapes: Shapes, setup: Setup, stack: Stack) -> tuple[float, float]:
     """(forward, backward): bytes of the adapters of one layer per token. PEFT copies the input to the adapter's dtype,
     scales the output and adds it in kernels of their own; Axolotl's LoRA kernels add in place."""
     if setup.lora_kernels:
@@ -285,8 +304,7 @@ def _adapter_bytes(a: Architecture, setup: Setup, stack: Stack) -> tuple[float, 
         forward, backward = (10, 28), (20, 22)
     else:
         forward, backward = (2, 12), (10, 8)
-    into = sum(one.in_features for one in a.lora_linears(setup.lora_targets))
-    out = sum(one.out_features for one in a.lora_linears(setup.lora_targets))
+    into, out = shapes.adapted_inputs, shapes.adapted_outputs
     return forward[0] * into + forward[1] * out, backward[0] * into + backward[1] * out
 
 

@@ -9,12 +9,11 @@ device and one model out of a hundred, and YAML takes longer to read than the re
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -125,6 +124,8 @@ class Catalogue(Mapping[str, Entry], Generic[Entry]):
 
     def near(self, key: str) -> list[str]:
         """Up to three ids that look like `key`, the likeliest first."""
+        import difflib
+
         lower = {known.lower(): known for known in self._blocks}
         return [lower[match] for match in difflib.get_close_matches(key.lower(), lower, n=3, cutoff=0.5)]
 
@@ -153,7 +154,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _text(name: str) -> str:
-    return (resources.files("compiler.facts") / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
