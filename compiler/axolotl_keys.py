@@ -30,7 +30,10 @@ STATED_AS = {
     "sdp_attention": "training.attention",
     "flash_attention": "training.attention",
     "flex_attention": "training.attention",
+    "xformers_attention": "training.attention",
+    "sage_attention": "training.attention",
     "liger_fused_linear_cross_entropy": "training.cross_entropy",
+    "liger_cross_entropy": "training.cross_entropy",
     "cut_cross_entropy": "training.cross_entropy",
     "chunked_cross_entropy": "training.cross_entropy",
     "bf16": "training.precision",
@@ -100,6 +103,9 @@ REFUSED = {
     "context_parallel_size": "memory and speed are not planned for it",
     "sequence_parallel_degree": "memory and speed are not planned for it",
     "layer_offloading": "memory and speed are not planned for it",
+    "pretraining_dataset": "recipes train on questions and answers",
+    "reward_model": "recipes train on questions and answers",
+    "process_reward_model": "recipes train on questions and answers",
     "rl": "recipes train on questions and answers; preference training is not planned",
 }
 """Keys of Axolotl that no recipe can use, with the reason."""

@@ -111,12 +111,13 @@ def activation_offload(facts: Facts) -> Iterator[Complaint]:
 
 
 def paged_states(facts: Facts) -> Iterator[Complaint]:
-    """bitsandbytes pages by CUDA's managed memory."""
+    """bitsandbytes 0.50 keeps them in RAM like the others, with a warning: the name promises what does not happen."""
     asked = facts.stated("optimizer") or ""
     for name, machine in facts.machines.items():
         if asked.startswith("paged_") and machine.backend == "cpu":
-            message = f"target `{name}`: `{asked}` needs CUDA's managed memory"
-            yield facts.complain("optimizer", message, "write `adamw_torch_fused`, or `auto`")
+            message = f"target `{name}`: `{asked}` has nowhere to page to, the states of a CPU are in RAM already"
+            fix = "write `adamw_torch_fused`" if asked.endswith("32bit") else "write `adamw_8bit`"
+            yield facts.complain("optimizer", message, f"{fix}, or `auto`")
 
 
 def zero_devices(facts: Facts) -> Iterator[Complaint]:

@@ -6,10 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from compiler import fields
 from compiler.axolotl_keys import FREE, OWNED, REFUSED, STATED_AS, axolotl_keys
+from compiler.case import resolve
 from compiler.check import check_source, load_recipe
 from compiler.check_together import RULES
+from compiler.facts import gpus, models
 from compiler.problems import RecipeProblems
 from compiler.source import parse_source
 
@@ -162,6 +168,41 @@ def test_the_escape_hatch_knows_where_a_key_belongs() -> None:
     assert set(STATED_AS) > FREE
     for key in FREE:
         assert told(GOOD.replace("logging_steps: 5, weight_decay: 0.1", f"{key}: 1")).count("\n") in (0, 4)
+
+
+def _field(name: str) -> st.SearchStrategy[object]:
+    """Values that a training field takes, from the schema: what is left to refuse is how they go together."""
+    node = fields.at(("training", name))
+    kinds = {branch.get("type") for branch in fields.branches(node)}
+    found: list[st.SearchStrategy[object]] = [st.sampled_from(fields.literals(node))] if fields.literals(node) else []
+    found += [st.integers(1, 64)] * ("integer" in kinds) + [st.floats(0.01, 0.9)] * ("number" in kinds)
+    found += [st.booleans()] * ("boolean" in kinds) + [st.just(["q_proj", "v_proj"])] * ("array" in kinds)
+    return st.one_of(found)
+
+
+TRAINING = st.fixed_dictionaries({}, optional={name: _field(name) for name in fields.names(fields.at(("training",)))})
+TARGET = st.fixed_dictionaries(
+    {"gpu": st.sampled_from([*gpus()])},
+    optional={
+        "count": st.integers(1, 8),
+        "vram_budget": st.sampled_from(["4 GiB", "8GB", "24 GiB"]),
+        "ram_budget": st.sampled_from(["4 GiB", "64GB"]),
+        "host_ram": st.sampled_from(["16 GiB", "256 GiB"]),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TRAINING, st.dictionaries(st.sampled_from(["a", "b", "c"]), TARGET, min_size=1), st.sampled_from([*models()]))
+def test_whatever_goes_together_is_resolved_or_refused(training: dict, targets: dict, model: str) -> None:
+    value = {"name": "x", "base_model": model, "targets": targets, "training": training}
+    try:
+        recipe = check_source(parse_source(yaml.safe_dump(value)))
+    except RecipeProblems as error:
+        assert all(problem.source_line for problem in error.problems)
+        return
+    for name in recipe.targets:
+        assert resolve(recipe, name).machine.budget_bytes > 0
 
 
 @pytest.mark.e2e
