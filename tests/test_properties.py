@@ -121,9 +121,12 @@ def test_memory_grows_with_work_and_shrinks_with_levers(setup, model):
     assert size(sequence_len=setup.sequence_len * 2) >= base
     assert size(lora_r=setup.lora_r * 2) >= base
     assert size(optimizer="adamw_torch_fused") >= size(optimizer="adamw_8bit")
-    assert size(devices=2, zero_stage=0) >= size(devices=2, zero_stage=2, optimizer="adamw_torch_fused") or (
-        setup.optimizer == "adamw_8bit" or setup.method != "full"
-    )
+    # stage 0 is no yardstick: DeepSpeed keeps FP32 copies of the weights that plain BF16 training has not
+    shards = [
+        size(method="full", optimizer="adamw_torch_fused", devices=devices, zero_stage=stage)
+        for devices, stage in ((2, 2), (4, 2), (4, 3), (8, 3))
+    ]
+    assert shards == sorted(shards, reverse=True)
     if setup.method == "lora":
         assert size(method="qlora-4bit") <= base
     if setup.micro_batch * setup.sequence_len >= 512:  # below, one recomputed layer can outweigh what is not kept

@@ -68,7 +68,7 @@ def effective_batch_for(draft: Draft, sequence_len: int, packing: bool) -> int:
 
 
 def micro_batch(draft: Draft) -> Decision:
-    """Rows of one forward pass: the largest is not always the fastest, as rows are padded to the longest beside them."""
+    """Rows of one forward pass. The largest is not always the fastest: rows are padded to the longest beside them."""
     setup, asked = draft.setup, draft.asked("micro_batch")
     if asked:
         return stated("micro_batch", asked)
