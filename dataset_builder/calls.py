@@ -125,6 +125,8 @@ class Caller:
                     self._wake.cancel()
                 self._wake = self._loop.call_later(wait, self._dispatch)
                 return
+            if self.budget.cap_usd is not None and self.ledger.changed_by_others():
+                self.budget.spent_usd = self.ledger.spent_usd(self.endpoint.model)
             reserved = self.budget.reserve(job.ask)
             if reserved is None:
                 if not self.limiter.in_flight:

@@ -35,6 +35,11 @@ class MockServer:
     """A running server."""
 
     api_base: str
+    process: subprocess.Popen
+
+    def kill(self) -> None:
+        """As if its machine had lost power."""
+        self.process.kill()
 
     def stats(self) -> dict:
         """calls, ok, distinct (prompts answered well), bought_twice, max_in_flight, faults by kind, spans ..."""
@@ -48,7 +53,7 @@ def mock_server(**options: object) -> Iterator[MockServer]:
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
     try:
-        yield MockServer(f"http://127.0.0.1:{int(child.stdout.readline())}/v1")
+        yield MockServer(f"http://127.0.0.1:{int(child.stdout.readline())}/v1", child)
     finally:
         child.kill()
         child.wait()
