@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from compiler.architecture import Architecture
 from compiler.memory.layer import LayerCost, layer_cost
@@ -19,8 +20,25 @@ def peak_lines(architecture: Architecture, setup: Setup, cpu: bool = False) -> t
     """The moments of a step that can be its peak. They do not depend on micro-batch; on sequence length only where a
     sliding window needs a mask (`sdpa`)."""
     length = setup.sequence_len if _needs_mask(architecture, setup) else 1
-    shape = replace(setup, micro_batch=1, sequence_len=length, gradient_accumulation=min(2, setup.gradient_accumulation))
-    return _peak_lines(architecture, shape, cpu)
+    shape = (
+        setup.method, min(2, setup.gradient_accumulation), length, setup.gradient_checkpointing, setup.optimizer, setup.attention,
+        setup.cross_entropy, setup.precision, setup.weights_dtype, setup.lora_r, setup.lora_dropout > 0, setup.lora_targets,
+        setup.lora_kernels, setup.double_quant, setup.train_embeddings, setup.zero_stage, setup.offload, setup.devices,
+    )  # fmt: skip
+    return _lines_of_shape(architecture, shape, cpu)
+
+
+@lru_cache(maxsize=4096)
+def _lines_of_shape(architecture: Architecture, shape: tuple[Any, ...], cpu: bool) -> tuple[Line, ...]:
+    (method, accumulation, length, checkpointing, optimizer, attention, cross_entropy, precision, weights_dtype, rank, dropout, targets,
+     kernels, double_quant, train_embeddings, zero_stage, offload, devices) = shape  # fmt: skip
+    setup = Setup(
+        method=method, micro_batch=1, gradient_accumulation=accumulation, sequence_len=length, gradient_checkpointing=checkpointing,
+        optimizer=optimizer, attention=attention, cross_entropy=cross_entropy, sample_packing=False, precision=precision,
+        weights_dtype=weights_dtype, lora_r=rank, lora_dropout=float(dropout), lora_targets=targets, lora_kernels=kernels,
+        double_quant=double_quant, train_embeddings=train_embeddings, zero_stage=zero_stage, offload=offload, devices=devices,
+    )  # fmt: skip
+    return _peak_lines(architecture, setup, cpu)
 
 
 def _needs_mask(architecture: Architecture, setup: Setup) -> bool:
@@ -75,7 +93,6 @@ def _fill(term: Term, tokens: int) -> str:
     return f"{term.how}; {per_token:,.0f} B/token x {tokens:,} tokens" if per_token else term.how
 
 
-@lru_cache(maxsize=4096)
 def _peak_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)

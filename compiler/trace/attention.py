@@ -159,7 +159,38 @@ def register_flash() -> None:
     AttentionMaskInterface.register(FLASH, lambda *args, **kwargs: None)
 
 
-def patched_functions(memory_efficient: bool) -> list[tuple[Any, str, Any]]:
+class Dropout(torch.autograd.Function):
+    """CUDA's `native_dropout`: a mask of one byte an element is kept. (The CPU keeps the scaled mask in the input's dtype.)"""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(torch.empty(inputs.shape, dtype=torch.bool, device=inputs.device))
+        return torch.empty_like(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (_mask,) = ctx.saved_tensors
+        return torch.empty_like(grad)
+
+
+def _cuda_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:  # noqa: A002
+    return Dropout.apply(input) if training and p > 0 else input
+
+
+def _cuda_layer_norm(layer_norm: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """CUDA's autocast takes `layer_norm` to FP32 (torch.amp, "CUDA ops that can autocast to float32"); the CPU's does not."""
+
+    def run(input: torch.Tensor, shape: Any, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None,  # noqa: A002
+            eps: float = 1e-5) -> torch.Tensor:  # fmt: skip
+        if autocast_dtype() is None:
+            return layer_norm(input, shape, weight, bias, eps)
+        weight, bias = (None if one is None else one.float() for one in (weight, bias))
+        return layer_norm(input.float(), shape, weight, bias, eps)
+
+    return run
+
+
+def patched_functions(memory_efficient: bool, on_cpu: bool = False) -> list[tuple[Any, str, Any]]:
     """(object, attribute, replacement) for the time of a trace."""
     import transformers.masking_utils as masks
 
@@ -167,6 +198,7 @@ def patched_functions(memory_efficient: bool) -> list[tuple[Any, str, Any]]:
     return [
         (F, "scaled_dot_product_attention", cuda_sdpa(memory_efficient)),
         (F, "softmax", cuda_softmax),
+        *([] if on_cpu else [(F, "dropout", _cuda_dropout), (F, "layer_norm", _cuda_layer_norm(F.layer_norm))]),
         # bitsandbytes' and PEFT's layers ask about CUDA's autocast: answer for the device that is traced
         (torch, "is_autocast_enabled", lambda *args: enabled(*(args if args and args[0] != "cuda" else ("cpu",)))),
         # transformers never skips the causal mask when it believes to be traced; a real run does skip it

@@ -93,6 +93,11 @@ def _cast(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> 
     3. back to the weights' dtype when there is an adapter, flash-like attention or cut cross-entropy.
     """
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
+    if stack.upcast == "norms":
+        for name, module in causal.named_modules():
+            if "norm" in name or "ln_" in name:
+                module.to(torch.float32)
+        return
     if stack.upcast == "none" or (stack.upcast == "kbit" and not quantised):
         return
     if stack.upcast == "axolotl":

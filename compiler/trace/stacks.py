@@ -18,7 +18,7 @@ class Stack:
     """LoRA weights in FP32; otherwise in the weights' dtype."""
     upcast: str
     """Dtype policy after loading: `axolotl`, `kbit` (PEFT's `prepare_model_for_kbit_training`: every 16-bit tensor of a quantised
-    model to FP32), `none`."""
+    model to FP32), `norms` (norms alone to FP32), `none`."""
     sdpa_kernel: str = "flash"
     """Kernel behind `attention: sdpa`: `flash`, or `memory_efficient` before Ampere."""
     standard_loss: str = "current"
@@ -35,8 +35,12 @@ PEFT_LOOP = Stack("peft-loop", "none", True, "kbit", sdpa_kernel="memory_efficie
                   evidence="fitcheck-llm measure.py: no autocast, `out` held through backward, torch AdamW, T4")  # fmt: skip
 PEFT_TRAINER = Stack("peft-trainer", "none", True, "kbit",
                      evidence="canifinetune: prepare_model_for_kbit_training, paged 8-bit AdamW; recorded without autocast")  # fmt: skip
-FMS_CURRENT = Stack("fms", "none", False, "none", standard_loss="4.46",
-                    evidence="fms-acceleration benchmarks: weights loaded in BF16, no autocast flag; 16-bit logits kept in the output")  # fmt: skip
-FMS_OLD = Stack("fms-before-4.46", "none", False, "none", standard_loss="before-4.46",
-                evidence="fms-acceleration benchmarks at transformers 4.45: shifted FP32 logits")  # fmt: skip
-STACKS = (AXOLOTL, PEFT_LOOP, PEFT_TRAINER, FMS_CURRENT, FMS_OLD)
+_FMS = "fms-acceleration benchmarks: "
+FMS = Stack("fms", "none", False, "none", standard_loss="4.46",
+            evidence=_FMS + "weights loaded in BF16, no autocast flag; 16-bit logits kept in the output")  # fmt: skip
+FMS_QLORA = Stack("fms-qlora", "accelerate", True, "norms", standard_loss="4.46",
+                  evidence=_FMS + "4-bit weights, norms in FP32, BF16 autocast")  # fmt: skip
+FMS_OLD = Stack("fms-before-4.46", "none", False, "none", standard_loss="before-4.46", evidence=_FMS + "transformers 4.45: shifted FP32 logits")
+FMS_QLORA_OLD = Stack("fms-qlora-before-4.46", "accelerate", True, "norms", standard_loss="before-4.46",
+                      evidence=_FMS + "4-bit weights, transformers 4.45")  # fmt: skip
+STACKS = (AXOLOTL, PEFT_LOOP, PEFT_TRAINER, FMS, FMS_QLORA, FMS_OLD, FMS_QLORA_OLD)

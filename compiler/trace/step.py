@@ -58,16 +58,18 @@ class Trace:
         return self.peak.total_bytes
 
 
-def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack = AXOLOTL, capacity_bytes: int | None = None) -> Trace:
+def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack = AXOLOTL,
+               capacity_bytes: int | None = None, on_cpu: bool = False) -> Trace:  # fmt: skip
     """Trace `setup` on one device, without sharding. `config` is a Hugging Face config with `model_type`, or an Architecture.
 
-    `capacity_bytes` is what torch may reserve before it returns free segments. Raises ValueError for what cannot be traced.
+    `capacity_bytes` is what torch may reserve before it returns free segments. `on_cpu` leaves dropout and LayerNorm as the
+    CPU runs them; their CUDA kernels keep other tensors. Raises ValueError for what cannot be traced.
     """
     started = time.perf_counter()
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
     model, causal = build_model(values, setup, stack)
     parameters = sum(one.numel() for one in causal.parameters())
-    patches = patched_functions(stack.sdpa_kernel == "memory_efficient") + (kernel_patches() if setup.lora_kernels else [])
+    patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (kernel_patches() if setup.lora_kernels else [])
     with _patched(patches), FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(model)
         if setup.lora_kernels:
@@ -119,13 +121,14 @@ def _step(model: nn.Module, trainable: list[nn.Parameter], optimizer: torch.opti
           follower: StorageFollower) -> None:  # fmt: skip
     """One optimizer step as HF Trainer does it; more than two micro-steps change nothing."""
     micro_steps = min(2, setup.gradient_accumulation)
+    autocast = stack.autocast if setup.precision in ("bf16", "fp16") else "none"
     dtype = torch.bfloat16  # FP16 has the same sizes, and CPU autocast knows fewer of its operators
     for _ in range(micro_steps):
         tokens = torch.randint(0, 1000, (setup.micro_batch, setup.sequence_len))
         follower.enter("forward")
-        with torch.autocast("cpu", dtype=dtype) if stack.autocast != "none" else contextlib.nullcontext():
+        with torch.autocast("cpu", dtype=dtype) if autocast != "none" else contextlib.nullcontext():
             outputs = model(input_ids=tokens, labels=tokens.clone(), use_cache=False)
-        if stack.autocast == "accelerate" and outputs.logits is not None and outputs.logits.dtype != torch.float32:
+        if autocast == "accelerate" and outputs.logits is not None and outputs.logits.dtype != torch.float32:
             copied = outputs.logits.float()
             del copied
         loss = outputs.loss

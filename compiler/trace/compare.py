@@ -1,0 +1,89 @@
+"""A planned setup held against its trace: total, parts and phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from compiler.architecture import Architecture
+from compiler.memory import predict_memory
+from compiler.trace.step import Trace, trace_step
+from compiler.values import Machine, Memory, Setup
+
+TOLERANCE = 0.03
+"""The planner promises to be this near to a trace; `recipe verify` fails beyond it."""
+OVERHEADS = ("cuda_context", "cublas_workspace", "allocator_slack")
+"""Parts that are no live tensors: a trace has nothing to say about them."""
+SHARES = {
+    "weights": ("weights",),
+    "lora_weights": ("lora_weights",),
+    "optimizer_states": ("optimizer_states",),
+    "gradients": ("gradients", "head_gradient", "embedding_gradient"),
+}
+"""Row of the comparison -> planned parts. All other planned parts and traced kinds are `activations and loss`."""
+REST = "activations and loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the comparison, in bytes of live tensors."""
+
+    name: str
+    traced: int
+    planned: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A setup's trace beside its plan. `note` says what of the setup could not be traced."""
+
+    traced: Trace
+    planned: Memory
+    parts: tuple[Row, ...]
+    phases: tuple[Row, ...]
+    note: str
+
+    @property
+    def traced_bytes(self) -> int:
+        return self.traced.total_bytes
+
+    @property
+    def planned_bytes(self) -> int:
+        return sum(part.bytes for part in self.planned.parts if part.name not in OVERHEADS)
+
+    @property
+    def error(self) -> float:
+        """(planned - traced) / traced."""
+        return self.planned_bytes / self.traced_bytes - 1
+
+
+def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Comparison:
+    """Trace `setup` and set its live tensors against the plan's. A sharded or offloaded setup is traced as one whole device:
+    its activations are those of every rank, while its shards are arithmetic."""
+    note = ""
+    if setup.zero_stage or setup.offload != "none":
+        note = (f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
+                "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers")  # fmt: skip
+        setup = replace(setup, zero_stage=0, offload="none", devices=1)
+    planned = predict_memory(architecture, setup, machine)
+    traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu")
+    return Comparison(traced, planned, _parts(traced, planned), _phases(traced, planned), note)
+
+
+def _parts(traced: Trace, planned: Memory) -> tuple[Row, ...]:
+    kinds = dict(traced.peak.kinds)
+    live = {part.name: part.bytes for part in planned.parts if part.name not in OVERHEADS}
+    rows = []
+    for name, members in SHARES.items():
+        row = Row(name, kinds.pop(name, 0), sum(live.pop(member, 0) for member in members))
+        if row.traced or row.planned:
+            rows.append(row)
+    rows.append(Row(REST, sum(kinds.values()), sum(live.values())))
+    return tuple(rows)
+
+
+def _phases(traced: Trace, planned: Memory) -> tuple[Row, ...]:
+    """Forward and backward as one (the planner's lines are moments of the loss and of a layer), and the optimizer's step."""
+    phases, ours = {name: one.total_bytes for name, one in traced.phases}, dict(planned.phases)
+    step = Row("optimizer", phases["optimizer"], ours["optimizer"])
+    most = max(size for name, size in ours.items() if name in ("loss", "layer", "backward"))
+    return Row("forward and backward", max(phases["forward"], phases["backward"]), most), step
