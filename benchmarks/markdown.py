@@ -1,4 +1,4 @@
-"""How much of real HTML documentation survives as Markdown: code, headings, table cells, navigation; pages a second.
+"""How much of real HTML documentation survives as Markdown: code, headings, table cells, navigation; pages a CPU second.
 
     python benchmarks/markdown.py FOLDER... [--sample N] [--worst N] [--main SELECTOR]
 
@@ -63,9 +63,9 @@ def report(folder: Path, options: argparse.Namespace) -> None:
     lost, seconds = [], 0.0
     for path in pages[: options.sample]:
         html = decode(path.read_bytes())
-        started = time.perf_counter()
+        started = time.process_time()
         markdown = from_html(html).markdown
-        seconds += time.perf_counter() - started
+        seconds += time.process_time() - started
         for kind, wanted, kept in score(html, markdown, options.main):
             missing = [item for item in wanted if item not in kept]
             totals[kind][0] += len(missing) if kind == "navigation" else len(wanted) - len(missing)

@@ -280,8 +280,9 @@ def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, fl
     Counted kernel by kernel in the eager model code of transformers and its autograd formulas: RMSNorm is six kernels
     forward, most in FP32; LayerNorm is one; a rotary embedding is six; SiLU times up is two."""
     hidden, wide = a.hidden_size, 2 if stack.fp32_stream or setup.precision in ("fp32", "tf32") else 1
-    norm = (4, 8) if stack.fused_layers or a.norm != "rmsnorm" else (36, 80)
-    rotary = (0, 0) if a.learned_positions else (4, 4) if stack.fused_layers else (20, 30)
+    slow = rates()["strided_factor"]
+    norm = (4, 8) if stack.fused_layers or a.norm != "rmsnorm" else (36 * slow, 80 * slow)
+    rotary = (0, 0) if a.learned_positions else (4, 4) if stack.fused_layers else (20 * slow, 30 * slow)
     gate = (6, 10) if setup.lora_kernels and a.gated_mlp else (10, 18) if a.gated_mlp else (4, 6)
     rotated = a.query_size + a.kv_size
     residual = (12, 30)  # backward: sums of the gradients of q, k, v, of gate and up, and of both branches
