@@ -37,7 +37,6 @@ Optimizer = Literal[
     "adamw_8bit",
     "paged_adamw_8bit",
     "paged_adamw_32bit",
-    "adafactor",
     "lion_8bit",
     "sgd",
 ]

@@ -155,3 +155,9 @@ def _known(value: object, node: dict, where: str) -> None:
     elif isinstance(value, list):
         for entry in value:
             _known(entry, fields.child(node, 0), where)
+
+
+def test_every_optimizer_that_can_be_asked_for_has_a_memory() -> None:
+    from compiler.memory.static import OPTIMIZERS
+
+    assert set(fields.literals(fields.at(("training", "optimizer")))) - {"auto"} <= set(OPTIMIZERS)
