@@ -130,9 +130,12 @@ def _unrelated(answer: str, text: str, place: tuple[int, int] | None) -> str | N
         return None
     from dataset_builder.answer_first import content_stems
 
-    told = content_stems(project(text[max(0, place[0] - 200) : place[1] + 200])[0])
     said = content_stems(project(answer)[0])
-    return "answer is not about its quote" if said and len(said & told) < 0.4 * len(said) else None
+    near = content_stems(project(text[max(0, place[0] - 200) : place[1] + 200])[0])
+    quoted = content_stems(project(text[place[0] : place[1]])[0])
+    # the proof must share words with the answer; what else the answer says stands close by
+    shared_enough = len(said & quoted) >= 0.25 * len(said) and len(said & near) >= 0.4 * len(said)
+    return None if shared_enough or not said else "answer is not about its quote"
 
 
 def views_request(grounded: Grounded, names: Sequence[str], generator: Generator, path: str) -> Request:

@@ -1,0 +1,231 @@
+"""`recipe data` as a whole: documents in, CSV out; killed and started again; nothing asked twice; nothing to do, nothing done."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests_scripted import Scripted, weak
+
+from compiler.commands.data import command
+from dataset_builder import build as building
+from dataset_builder.probe import Capability
+
+PAGE = "# Quay server\n\n" + "\n\n".join(
+    f"## {thing.title()} cache\n\nThe option `--{thing}-size` sets the size of the {thing} cache to {3 + number} entries by default.\n\n"
+    f"A {thing} is a small table of uploads that the server keeps for {20 + number} days."
+    for number, thing in enumerate(("blob", "token", "layer", "mirror", "index", "digest", "tag", "user"))
+)
+RECIPE = """\
+name: quay
+base_model: embedded/smollm2-135m-instruct
+targets:
+  cpu: {gpu: cpu, ram_budget: 8 GiB}
+dataset:
+  sources:
+    - {kind: files, path: docs, licence: MIT}
+  pairs: {unique: 12, total: 50}
+  chunk_tokens: 100
+  evaluation: {recall: 3, transfer: 0.1}
+  generator: {model: openai/scripted, api_base: "http://127.0.0.1:9/v1", max_concurrency: 1}
+"""
+FOLDER = Path("generated/quay/dataset")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "quay.md").write_text(PAGE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    capable = Capability("answer-first", None, None, False, "answer-first: scripted")
+    monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: capable)
+    return tmp_path
+
+
+def run(*arguments: str):
+    done = CliRunner().invoke(command, ["recipe.yaml", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def rows(name: str) -> list[dict]:
+    with (FOLDER / name).open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_documents_become_a_table(project, monkeypatch):
+    Scripted(monkeypatch, weak)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert "50 rows" in done.output and "12 unique pairs" in done.output
+    train, recall, transfer = rows("train.csv"), rows("eval_recall.csv"), rows("eval_transfer.csv")
+    assert len(train) == 50 and len(recall) == 3 and transfer
+    assert {row["source"].split("#")[0] for row in train} == {"docs/quay.md"} and {row["licence"] for row in train} == {"MIT"}
+    assert all(row["quote"] in PAGE for row in [*train, *recall, *transfer])
+    held = {row["section"] for row in transfer}
+    assert not held & {row["section"] for row in train}
+
+
+def test_the_lock_says_what_was_written(project, monkeypatch):
+    Scripted(monkeypatch, weak)
+    run()
+    lock = json.loads((FOLDER / "dataset.lock.json").read_text())
+    assert lock["rows"] == 50 and lock["eval_rows"] == 3 and lock["train_path"] == "generated/quay/dataset/train.csv"
+    assert lock["train_sha256"] == hashlib.sha256((FOLDER / "train.csv").read_bytes()).hexdigest()
+    assert sum(count for _, count in lock["length_histogram"]) == 50
+    assert lock["max_tokens"] >= lock["p99_tokens"] >= lock["mean_tokens"] > 0
+
+
+def test_the_plan_reads_the_lock(project, monkeypatch):
+    from compiler.case import find_dataset
+    from compiler.check import load_recipe
+
+    Scripted(monkeypatch, weak)
+    run()
+    known = find_dataset(load_recipe("recipe.yaml"))
+    assert known.measured and known.rows == 50 and known.eval_rows == 3
+
+
+def test_the_card_tells_all(project, monkeypatch):
+    Scripted(monkeypatch, weak)
+    run()
+    card = (FOLDER / "card.md").read_text()
+    for part in ("12 unique pairs, 50 training rows", "| MIT | 50 |", "by a template", "| docs/quay.md | 12 |", "not-in-docs", "answer-first"):
+        assert part in card, part
+    assert "sections have at least one pair" in (FOLDER / "coverage.md").read_text()
+
+
+def test_a_second_run_does_nothing_and_says_so(project, monkeypatch):
+    scripted = Scripted(monkeypatch, weak)
+    run()
+    asked = len(scripted.asked)
+    before = {path.name: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
+    done = run()
+    assert done.exit_code == 0 and "up to date" in done.output
+    assert len(scripted.asked) == asked
+    assert before == {path.name: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
+
+
+def test_lost_results_come_back_without_asking_and_byte_for_byte(project, monkeypatch):
+    scripted = Scripted(monkeypatch, weak)
+    run()
+    before = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    asked = len(scripted.asked)
+    (FOLDER / "train.csv").write_text("damaged")
+    run()
+    assert len(scripted.asked) == asked
+    assert before == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+
+
+def test_a_changed_document_asks_only_for_what_is_new(project, monkeypatch):
+    scripted = Scripted(monkeypatch, weak)
+    run()
+    first = {request.key for request in scripted.asked}
+    (project / "docs" / "quay.md").write_text(PAGE.replace("A blob is a small table", "A blob is a large table"))
+    run()
+    again = [request for request in scripted.asked[len(first) :] if request.key in first]
+    assert not again
+    assert not any("A blob is a small table" in row["quote"] for row in rows("train.csv"))
+
+
+def test_until_stops_and_writes_nothing(project, monkeypatch):
+    Scripted(monkeypatch, weak)
+    for stage in building.STAGES[:-1]:
+        done = run("--until", stage)
+        assert done.exit_code == 0 and f"Stopped after: {stage}" in done.output
+    assert not FOLDER.exists()
+
+
+def test_shards_fill_the_ledger_and_the_whole_run_asks_nothing_more(project, monkeypatch):
+    (project / "recipe.yaml").write_text(RECIPE.replace("unique: 12", "unique: 16").replace("total: 50", "total: 60"))
+    scripted = Scripted(monkeypatch, weak)
+    for shard in ("1/2", "2/2"):
+        assert run("--shard", shard).exit_code == 0
+    keys = {request.key for request in scripted.asked}
+    assert not FOLDER.exists()
+    run()
+    assert {request.key for request in scripted.asked} == keys
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "x", "1/0", "1"])
+def test_a_wrong_shard_is_wrong_usage(project, shard):
+    assert run("--shard", shard).exit_code == 2
+
+
+def test_a_target_out_of_reach_ends_with_what_is_missing(project, monkeypatch):
+    (project / "recipe.yaml").write_text(RECIPE.replace("unique: 12", "unique: 500").replace("total: 50", "total: 5000"))
+    Scripted(monkeypatch, weak)
+    done = run()
+    assert done.exit_code == 0
+    assert "of 500 unique pairs" in done.output and "of 5,000 rows" in done.output
+    assert "Short of the target" in (FOLDER / "card.md").read_text()
+
+
+def test_documents_without_text_are_a_clear_problem(project):
+    (project / "docs" / "quay.md").write_text("\n")
+    done = run()
+    assert done.exit_code == 1
+
+
+def test_a_leak_between_training_and_evaluation_fails_the_build(project, monkeypatch):
+    from dataset_builder import split
+
+    def leaking(pairs, *_):
+        return split.Split(tuple(pairs), tuple(pairs[:1]), frozenset())
+
+    Scripted(monkeypatch, weak)
+    monkeypatch.setattr("dataset_builder.split.split", leaking)
+    done = run()
+    assert done.exit_code == 1 and "eval_transfer" in done.output
+    assert not FOLDER.exists()
+
+
+KILLED = """
+import sys, os, signal
+sys.path.insert(0, {tests!r})
+import pytest
+from tests_scripted import Scripted, weak
+from dataset_builder.probe import Capability
+monkeypatch = pytest.MonkeyPatch()
+monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: Capability("answer-first", None, None, False, "s"))
+count = 0
+def answer(request):
+    global count
+    count += 1
+    with open("asked.txt", "a") as log:
+        log.write(request.key + "\\n")
+    if count == {limit}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return weak(request)
+Scripted(monkeypatch, answer)
+from compiler.commands.data import command
+command(["recipe.yaml"], standalone_mode=False)
+"""
+
+
+def test_sigkill_loses_at_most_what_was_in_flight(project):
+    """Killed at its fifth answer, then run to the end: only what had not been answered is asked again."""
+    text = KILLED.format(tests=str(Path(__file__).parent), limit=5)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    first = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=120)
+    assert first.returncode == -signal.SIGKILL
+    assert not (FOLDER / "dataset.lock.json").exists()
+    with sqlite3.connect(".cache/ledgers/quay.sqlite") as ledger:
+        answered = {key for (key,) in ledger.execute("SELECT key FROM answers")}
+    ledger.close()
+    asked = len(Path("asked.txt").read_text().split())
+    text = KILLED.format(tests=str(Path(__file__).parent), limit=-1)
+    second = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0, second.stderr
+    after = Path("asked.txt").read_text().split()[asked:]
+    assert len(rows("train.csv")) == 50
+    assert len(answered) >= 3 and answered.isdisjoint(after)

@@ -1,0 +1,141 @@
+"""Variants: views that keep the fact, held-out wordings, exact totals, and honest "not in the documentation" rows."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from dataset_builder import variants, views
+from dataset_builder.chunks import chunk
+from dataset_builder.facts import facts
+from dataset_builder.materials import document
+from dataset_builder.rows import Grounded, Pair, digest
+from dataset_builder.split import Split, check, same
+
+PAGE = "# Quay server\n\n" + "\n\n".join(
+    f"## Part {chr(65 + number)}\n\nThe option `--flag-{chr(97 + number)}` sets the size of the {thing} cache to {3 + number} entries "
+    f"by default.\n\nA {thing} is a small table of uploads that the server keeps for {20 + number} days."
+    for number, thing in enumerate(("blob", "token", "layer", "mirror", "index", "digest"))
+)
+CHUNKS = chunk(document("quay.md", "Quay server", PAGE), 120)
+
+
+def grounded() -> list[Grounded]:
+    found = []
+    for one in CHUNKS:
+        for fact in facts(one):
+            if fact.question:
+                quote = one.text[fact.start : fact.end]
+                name = digest(fact.question, fact.answer, one.id)
+                pair = Pair(name, one.id, fact.question, fact.answer, quote, fact.start, fact.end, fact.kind)
+                found.append(Grounded(pair, one, "template", (), fact.subject))
+    return found
+
+
+PAIRS = tuple(grounded())
+KNOWN = views.corpus(CHUNKS)
+
+
+def made(total: int, absent: float = 0.0, recall: int = 0, by_model=None) -> variants.Rows:
+    chosen = frozenset(one.pair.id for one in PAIRS[:recall])
+    return variants.rows(Split(PAIRS, (), chosen), KNOWN, total, absent, None, by_model)
+
+
+def test_there_is_something_to_vary():
+    assert len(PAIRS) >= 12
+
+
+def test_the_total_is_exact_and_every_fact_has_its_share():
+    found = made(4 * len(PAIRS))
+    assert len(found.train) == 4 * len(PAIRS) and found.missing == 0
+    assert set(Counter(row.parent for row in found.train).values()) == {4}
+
+
+def test_the_first_row_of_a_fact_is_the_pair_itself():
+    found = made(4 * len(PAIRS))
+    assert {row.id for row in found.train if row.view == "direct"} == {one.pair.id for one in PAIRS}
+
+
+def test_a_fact_is_seen_from_at_least_three_sides():
+    by_parent: dict[str, set[str]] = {}
+    for row in made(4 * len(PAIRS)).train:
+        by_parent.setdefault(row.parent, set()).add(row.view)
+    assert all(len(sides) >= 3 for sides in by_parent.values())
+
+
+def test_what_cannot_be_reached_is_counted():
+    found = made(10_000)
+    assert found.missing == 10_000 - len(found.train) > 0
+
+
+def test_held_out_wordings_are_never_trained():
+    found = made(6 * len(PAIRS), recall=6)
+    assert len(found.recall) == 6
+    check(found.train, found.recall, ())
+    assert not {same(row.instruction) for row in found.recall} & {same(row.instruction) for row in found.train}
+
+
+def test_every_answer_keeps_the_figures_of_its_fact():
+    answers = {one.pair.id: one.pair.answer for one in PAIRS}
+    for row in made(6 * len(PAIRS)).train:
+        if row.view not in {"reversed", "not-in-docs"}:
+            assert set(re.findall(r"\d+", answers[row.parent])) <= set(re.findall(r"\d+", row.output))
+
+
+def test_false_statements_are_false_and_corrected():
+    answers = {one.pair.id: one.pair.answer for one in PAIRS}
+    rows = [row for row in made(8 * len(PAIRS)).train if row.view == "true-false"]
+    verdicts = Counter(row.output.split(".")[0] for row in rows)
+    assert set(verdicts) == {"True", "False"}
+    for row in rows:
+        claim = row.instruction.removeprefix("True or false? ")
+        assert (claim == answers[row.parent]) == row.output.startswith("True.")
+        assert row.output.endswith(answers[row.parent])
+
+
+def test_questions_about_absent_names_say_so():
+    found = made(5 * len(PAIRS), absent=0.1)
+    absent = [row for row in found.train if row.view == "not-in-docs"]
+    assert len(absent) == round(0.1 * 5 * len(PAIRS))
+    for row in absent:
+        name = re.search(r"`([^`]+)`", row.instruction)[1]
+        assert name not in PAGE and f"does not mention `{name}`" in row.output
+        assert re.search(r"It does describe `([^`]+)`", row.output)[1] in PAGE
+
+
+def test_equal_input_gives_equal_rows_whatever_the_order():
+    parts = Split(PAIRS, (), frozenset())
+    again = Split(tuple(reversed(PAIRS)), (), frozenset())
+    one = variants.rows(parts, KNOWN, 50, 0.05, None)
+    other = variants.rows(again, KNOWN, 50, 0.05, None)
+    assert sorted(row.id for row in one.train) == sorted(row.id for row in other.train)
+
+
+def test_a_system_prompt_stands_in_front():
+    messages = json.loads(variants.chat("Q?", "A.", "You know Quay."))
+    assert [turn["role"] for turn in messages] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("view", "why"),
+    [
+        (("reworded", "What does `--flag-a` set?", "`--flag-a` sets the blob cache to 4 entries by default."), "4"),
+        (("reworded", "What sets the blob cache?", "It is set to 3 entries by default."), "lost what the parent asks"),
+        (("reworded", "What does `--flag-a` set?", "`--flag-a` sets the size of the blob cache."), "lost a figure"),
+        (("reworded", "What does `--flag-a` set in Docker 27?", "`--flag-a` sets 3 entries by default."), "does not: 27"),
+        (("reworded", "What does `--flag-a` set?", " "), "empty"),
+    ],
+)
+def test_drift_is_dropped_with_its_reason(view, why):
+    parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
+    assert why in (variants.drift(parent, view) or "").lower()
+
+
+def test_views_of_a_model_come_first_and_are_checked():
+    parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
+    good = ("symptom", "My blob cache is too small; does `--flag-a` matter?", "Yes: `--flag-a` sets it, 3 entries by default.")
+    bad = ("novice", "What about `--flag-a`?", "`--flag-a` sets 77 entries.")
+    found = made(2 * len(PAIRS), by_model={parent.pair.id: [good, bad]})
+    assert good[1] in {row.instruction for row in found.train}
+    assert any("77" in one.reason for one in found.dropped)
