@@ -14,7 +14,7 @@ from typing import Any
 
 from compiler.constraints import conflict, dominated
 from compiler.memory import margin_bytes, peak_lines, predict_memory, verdict
-from compiler.memory.lines import chunk_rows
+from compiler.memory.lines import Line, chunk_rows
 from compiler.memory.overhead import overhead_bytes
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
@@ -177,6 +177,7 @@ def search(draft: Draft) -> Search:
     cells, broken = _cells(draft, domains)
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
     speeds: dict[tuple[Any, ...], float] = {}
+    drawn: dict[tuple[Any, ...], tuple[Line, ...]] = {}
     points = []
     for cell in cells:
         kinds = []
@@ -185,7 +186,7 @@ def search(draft: Draft) -> Search:
             key = tuple(changes.get(name, cell.values[name]) for name in domains)
             if all(key != other for other, _ in kinds):
                 kinds.append((key, changes))
-        for batch, peak in zip(cell.batches, _peaks(draft.case, cell), strict=True):
+        for batch, peak in zip(cell.batches, _peaks(draft.case, cell, drawn), strict=True):
             for key, changes in kinds:
                 if (key, batch) not in speeds:
                     speeds[key, batch] = _predicted(draft.case, cell.setup(batch, **changes))
@@ -196,19 +197,21 @@ def search(draft: Draft) -> Search:
     return Search(draft, domains, tuple(points), cannot)
 
 
-def _peaks(case: Case, cell: Cell) -> list[int]:
-    """`peak_bytes` of every batch of a cell. A cell's moments differ only by whether gradients are carried along, so
-    their
-    lines are drawn once."""
+def _peaks(case: Case, cell: Cell, drawn: dict[tuple[Any, ...], tuple[Line, ...]]) -> list[int]:
+    """`peak_bytes` of every batch of a cell. `drawn` keeps the lines of cells that differ only in what moves along
+    them:
+    batch and length (but for a window shorter than the length, which needs a mask) and packing."""
     architecture, machine = case.model.architecture, case.machine
-    length, lines, peaks = cell.values["sequence_len"], {}, []
+    length, peaks = cell.values["sequence_len"], []
+    masked = length if architecture.sliding_window and length > architecture.sliding_window else None
+    kind = tuple(value for name, value in cell.values.items() if name not in ("sequence_len", "sample_packing"))
     for batch in cell.batches:
-        carried = batch[1] > 1
-        if carried not in lines:
-            lines[carried] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu")
+        key = (*kind, masked, batch[1] > 1)
+        if key not in drawn:
+            drawn[key] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu")
         tokens = batch[0] * length
         rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-        live = round(max(line.bytes_at(tokens, length, rows) for line in lines[carried]))
+        live = round(max([line.bytes_at(tokens, length, rows) for line in drawn[key]]))
         peaks.append(live + overhead_bytes(live, machine))
     return peaks
 
@@ -228,12 +231,17 @@ def _cells(draft: Draft, domains: Mapping[str, Domain]) -> tuple[list[Cell], str
     reason = None
     names, base = tuple(domains), _base(draft)
     kernels = {name: _kernels(draft, name) for name in domains["method"].options}
+    batches = {
+        (length, packing): _batches(draft, length, packing)
+        for length in domains["sequence_len"].options
+        for packing in domains["sample_packing"].options
+    }
     for ranks in product(*(range(len(domain.options)) for domain in domains.values())):
         values = {name: domains[name].options[rank] for name, rank in zip(names, ranks, strict=True)}
         if dominated(draft, values):
             continue
         values |= base | {"lora_kernels": kernels[values["method"]]}
-        cell = Cell(values, ranks, _batches(draft, values["sequence_len"], values["sample_packing"]))
+        cell = Cell(values, ranks, batches[values["sequence_len"], values["sample_packing"]])
         clash = conflict(cell.setup((1, 1)))
         reason = reason or (clash and clash[1])
         (forbidden if clash else allowed).append(cell)
