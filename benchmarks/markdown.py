@@ -1,4 +1,4 @@
-"""How much of real HTML documentation survives as Markdown: code, headings, table cells, navigation; pages a CPU second.
+"""How much of real HTML documentation survives as Markdown: code, headings, table cells, navigation; speed.
 
     python benchmarks/markdown.py FOLDER... [--sample N] [--worst N] [--main SELECTOR]
 
@@ -84,7 +84,7 @@ def report(folder: Path, options: argparse.Namespace) -> None:
 
 
 def score(html: str, markdown: str, selector: str | None) -> list[tuple[str, list[str], set[str]]]:
-    """(kind, what the page has, what the Markdown has) for each kind; of navigation, what the page has should be gone."""
+    """(kind, what the page has, what the Markdown has) for each kind; navigation should be gone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
         soup = BeautifulSoup(html, "lxml")
@@ -111,7 +111,7 @@ def score(html: str, markdown: str, selector: str | None) -> list[tuple[str, lis
             {squeeze(line.lstrip("#")) for line in prose if line[:1] == "#"},
         ),
         ("cells", [words for words in cells if words], {words for words in cells if words in every}),
-        ("navigation", sorted(menus), {squeeze(line.lstrip("-* ")) for line in prose}),
+        ("navigation", sorted(menus), {squeeze(line.lstrip("-* ")) for line in prose if line[:1] != "#"}),
     ]
 
 
