@@ -13,6 +13,8 @@ import sys
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import pytest
+
 from dataset_builder.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,11 +99,40 @@ def make_project(folder: Path, name: str, training: str, target: str = "{gpu: cp
     (folder / "recipes" / f"{name}.yaml").write_text(
         f"name: {name}\nbase_model: embedded/smollm2-135m-instruct\ntargets:\n  cpu: {target}\n"
         "dataset:\n  sources: [{kind: files, path: docs}]\n  generator: {model: embedded}\n"
-        f"training:\n{body}",
+        f"training:\n{body}export: {{gguf: q8_0, ollama: true}}\n",
         encoding="utf-8",
     )
     write_dataset(folder, name)
     return folder
+
+
+PINNED = """
+micro_batch: 2
+gradient_accumulation: 2
+sequence_len: 128
+epochs: 2
+learning_rate: 0.002
+warmup: 0
+eval_every: 2
+save_every: never
+logging: none
+"""
+SETUPS = {
+    "lora": "method: lora\n" + PINNED,
+    "qlora": "method: qlora-4bit\n" + PINNED,
+    "zero2": "method: lora\nzero_stage: 2\noffload: optimizer\n" + PINNED,
+}
+"""What is trained in the tests, by name; the values under `training:`."""
+_DONE: dict[str, Run] = {}
+
+
+def trained(name: str, folders: pytest.TempPathFactory) -> Run:
+    """One of SETUPS, built and trained once a session, on first use: a run takes half a minute and more."""
+    if name not in _DONE:
+        project = make_project(folders.mktemp(name) / "project", name, SETUPS[name])
+        build(project)
+        _DONE[name] = train(project, name)
+    return _DONE[name]
 
 
 def environment() -> dict[str, str]:

@@ -6,41 +6,14 @@ import json
 from collections.abc import Callable
 
 import pytest
-from axolotl_project import MODEL, Run, build, conversations, make_project, train
+from axolotl_project import MODEL, SETUPS, Run, conversations, trained
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-PINNED = """
-micro_batch: 2
-gradient_accumulation: 2
-sequence_len: 128
-epochs: 2
-learning_rate: 0.002
-warmup: 0
-eval_every: 2
-save_every: never
-logging: none
-"""
-SETUPS = {
-    "lora": "method: lora\n" + PINNED,
-    "qlora": "method: qlora-4bit\n" + PINNED,
-    "zero2": "method: lora\nzero_stage: 2\noffload: optimizer\n" + PINNED,
-}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Each setup is trained once, on first use."""
-    done: dict[str, Run] = {}
-
-    def trained(name: str) -> Run:
-        if name not in done:
-            project = make_project(tmp_path_factory.mktemp(name) / "project", name, SETUPS[name])
-            build(project)
-            done[name] = train(project, name)
-        return done[name]
-
-    return trained
+    return lambda name: trained(name, tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", SETUPS)
