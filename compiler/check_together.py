@@ -5,6 +5,7 @@ merely is slow or does not fit is no problem of the recipe: the plan says so, wi
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from compiler.axolotl_keys import FREE, OWNED, REFUSED, STATED_AS, axolotl_keys
 from compiler.check_fields import close, shown
@@ -296,10 +297,14 @@ RULES: tuple[Callable[[Facts], Iterator[Complaint]], ...] = (
 )
 
 
+MOST_OF_ONE_RULE = 100
+"""Nobody reads more, and each may search hundreds of names for what was meant."""
+
+
 def together_problems(source: Source, facts: Facts) -> list[Problem]:
     """What every rule complains about, at its place in the text."""
     return [
         source.problem(complaint.path, complaint.message, complaint.fix, complaint.at_key)
         for rule in RULES
-        for complaint in rule(facts)
+        for complaint in islice(rule(facts), MOST_OF_ONE_RULE)
     ]
