@@ -392,13 +392,14 @@ def offload(draft: Draft) -> Domain:
 
 DOMAINS: tuple[Callable[[Draft], Domain], ...] = (
     method,
+    gradient_checkpointing,
+    zero_stage,
+    offload,
     sequence_len,
     sample_packing,
     attention,
     cross_entropy,
-    gradient_checkpointing,
     optimizer,
-    zero_stage,
-    offload,
 )
-"""The searched fields. Micro-batch and accumulation follow from the effective batch (`compiler.choose`)."""
+"""The searched fields, in the order in which they decide between setups of equal speed (docs/quality-policy.md).
+Micro-batch and accumulation follow from the effective batch (`compiler.choose`)."""
