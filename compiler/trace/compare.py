@@ -65,7 +65,7 @@ def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Compa
                 "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers")  # fmt: skip
         setup = replace(setup, zero_stage=0, offload="none", devices=1)
     planned = predict_memory(architecture, setup, machine)
-    traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu")
+    traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu", steady=True)
     return Comparison(traced, planned, _parts(traced, planned), _phases(traced, planned), note)
 
 

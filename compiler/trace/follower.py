@@ -47,10 +47,16 @@ class StorageFollower(TorchDispatchMode):
         self.peaks: dict[str, Snapshot] = {}
         self.events: list[tuple[int, int]] = []
         """(storage number, +bytes when born or -bytes when dead), for the allocator's replay."""
+        self.resident_bytes = 0
+        """Live before the first step; set by who runs the steps."""
         self._live = dict.fromkeys(KINDS, 0)
         self._total = 0
         self._storages: dict[int, tuple[int, int, str]] = {}
         self._born = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return self._total
 
     def add(self, tensor: torch.Tensor, kind: str | None = None) -> None:
         """Count a tensor's storage once; a later call with `kind` only renames it."""

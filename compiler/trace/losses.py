@@ -117,7 +117,8 @@ def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
         if softcap:
             logits = torch.tanh(logits / softcap) * softcap
         kept = logits if keep_logits else None
-        logits = logits.float()
+        if self.config.model_type != "gpt_bigcode":  # that class never copied its logits to FP32
+            logits = logits.float()
         shifted, target = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
         loss = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), target.view(-1))
         return SimpleNamespace(loss=loss, logits=logits if kept is None else kept)
