@@ -53,7 +53,7 @@ def test_a_folder_becomes_documents_front_matter_and_a_lock(tmp_path):
         assert read_document(tmp_path / entry["folder"] / listed["file"]) == item
     assert sorted(row.item["origin"] for row in report.dropped) == ["docs/LICENSE", "docs/pic.png"]
     assert report.counts["documents"] == 3 and report.counts["skipped"] == 2
-    assert not [path for path in (tmp_path / "raw-materials").rglob("*.part")]
+    assert not list((tmp_path / "raw-materials").rglob("*.part"))
 
 
 def test_a_second_run_writes_the_same_bytes_and_forgets_what_is_gone(tmp_path):
@@ -187,7 +187,8 @@ def test_secrets_and_addresses_are_scrubbed_and_counted(tmp_path):
     # Put together here so that no scanner takes the test for a leak.
     token, key = "ghp_" + "aB3" * 12, "AKIA" + "ABCDEFGHIJKLMNOP"
     private = "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIB\nabc\n-----END RSA PRIVATE " + "KEY-----"
-    text = f"# A\n\nWrite jane.doe@intel.com or bob@example.com, git@github.com:x/y.\n\n```\n{token}\n{key}\n{private}\n```\n"
+    text = "# A\n\nWrite jane.doe@intel.com or bob@example.com, git@github.com:x/y.\n\n"
+    text += f"```\n{token}\n{key}\n{private}\n```\n"
     write(
         tmp_path, d__a_DOT_md=text + "See https://user:hunter2hunter2@host.org/ and torch@2.1 `pkg@1.2.3` @decorator\n"
     )

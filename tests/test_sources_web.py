@@ -1,4 +1,4 @@
-"""Source `web` against a site on loopback: crawl, revalidation, robots.txt, sitemaps, llms.txt, and what must be refused."""
+"""Source `web` against a site on loopback: crawl, revalidation, robots.txt, sitemaps, llms.txt, and what is refused."""
 
 import gzip
 import socket
