@@ -18,6 +18,7 @@ from dataset_builder.spec import Dataset
 from dataset_builder.views import View
 
 
+PATH_NOTE = "How the model is asked: {why}."
 ROWS_BY_MODEL = 3
 """Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
 TURNS = 3
@@ -69,9 +70,7 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk]) -> Aske
     _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool)
     pairs = tuple(pool.pairs[: pool.wanted])
     short = _short(len(pairs), pool.wanted, sections)
-    return Asked(
-        pairs, tuple(pool.dropped), sections, capable.path, short, (f"How the model was asked: {capable.why}.",)
-    )
+    return Asked(pairs, tuple(pool.dropped), sections, capable.path, short, (PATH_NOTE.format(why=capable.why),))
 
 
 def _ask_chunks(engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool) -> None:
@@ -145,7 +144,7 @@ def write_views(
     if path == "answer-first":
         return found, lost
     requests = (
-        pairs.views_request(one, _view_names(one, profile), engine.generator, path)
+        pairs.views_request(one, view_names(one, profile), engine.generator, path)
         for one in sorted(train, key=lambda one: one.pair.id)
     )
     for outcome in engine.run(requests, pairs.parse_views, total=len(train)):
@@ -157,7 +156,7 @@ def write_views(
     return found, sorted(lost, key=lambda one: one.item["parent"])
 
 
-def _view_names(one: Grounded, profile: str) -> tuple[str, ...]:
+def view_names(one: Grounded, profile: str) -> tuple[str, ...]:
     """`reworded` for every pair (one may be held out), the others in turns."""
     if profile == "recall":
         return pairs.MODEL_VIEWS

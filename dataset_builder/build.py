@@ -63,21 +63,21 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     is written. Raises BuildProblem where a source, the endpoint or the disk is at fault.
     """
     report = report or Quiet()
-    documents, left_out = _read(dataset, place, report)
+    documents, left_out = read(dataset, place, report)
     stamp = stamp_of(dataset, documents, tokenizer)
     if until == "write" and shard == (1, 1) and is_current(place, stamp):
         return Result("unchanged")
     counts = {"documents": len(documents)}
     if until == "read":
         return Result("read", counts)
-    chunks = _chunks(dataset, documents)
+    chunks = chunks_of(dataset, documents)
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
-    return _from_chunks(dataset, place, report, until, tokenizer, shard, chunks, left_out, stamp, counts)
+    return _fromchunks_of(dataset, place, report, until, tokenizer, shard, chunks, left_out, stamp, counts)
 
 
-def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
+def _fromchunks_of(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
                  shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped], stamp: dict[str, str],
                  counts: dict[str, int]) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
@@ -113,7 +113,8 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     return Result("write", counts, short)
 
 
-def _read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document], list[Dropped]]:
+def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document], list[Dropped]]:
+    """The documents, and those that were left out."""
     from dataset_builder.materials import read_sources
     from dataset_builder.sources.common import SourceReport
 
@@ -154,7 +155,8 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _chunks(dataset: Dataset, documents: Sequence[Document]) -> list[Chunk]:
+def chunks_of(dataset: Dataset, documents: Sequence[Document]) -> list[Chunk]:
+    """All documents as chunks. Raises BuildProblem where they hold no text."""
     from dataset_builder.chunks import chunk
 
     found = [one for document in documents for one in chunk(document, dataset.chunk_tokens)]

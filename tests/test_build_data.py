@@ -189,6 +189,17 @@ def test_a_leak_between_training_and_evaluation_fails_the_build(project, monkeyp
     assert not FOLDER.exists()
 
 
+def test_an_estimate_makes_a_dozen_calls_that_the_build_then_has(project, monkeypatch):
+    monkeypatch.setattr("dataset_builder.estimate.probe", lambda *_: Capability("answer-first", None, None, False, "scripted"))
+    scripted = Scripted(monkeypatch, weak)
+    done = run("--estimate")
+    assert done.exit_code == 0 and "questions: 15 calls" in done.output and "from 12 real calls" in done.output
+    sampled = {request.key for request in scripted.asked}
+    assert len(scripted.asked) == 12 and not FOLDER.exists()
+    run()
+    assert len([request for request in scripted.asked if request.key in sampled]) == 12
+
+
 KILLED = """
 import sys, os, signal
 sys.path.insert(0, {tests!r})

@@ -1,0 +1,63 @@
+"""What a build will take, from a dozen real calls: the same requests as the build's own, so their answers are not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from dataset_builder import answer_first, coverage, money, pairs
+from dataset_builder.ask import LIKELY, PATH_NOTE, view_names
+from dataset_builder.build import Place, chunks_of, read
+from dataset_builder.engine import Engine
+from dataset_builder.ledger import Ledger, Request
+from dataset_builder.probe import probe
+from dataset_builder.progress import Report
+from dataset_builder.rows import Chunk, Grounded, digest
+from dataset_builder.spec import Dataset
+
+CALLS = 12
+"""Real calls of the sample, the probe's apart."""
+
+
+def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
+    """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build does."""
+    chunks = chunks_of(dataset, read(dataset, place, report)[0])
+    with (
+        Ledger(place.ledger) as ledger,
+        Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,
+    ):
+        capable = probe(dataset.generator, engine)
+        if capable.path == "answer-first":
+            sample, planned = _questions(dataset, chunks)
+        else:
+            sample, planned = _pairs(dataset, chunks, engine, capable.path)
+        estimates = money.estimate(engine, sample, planned)
+    return [PATH_NOTE.format(why=capable.why), *money.sentences(estimates)]
+
+
+def _questions(dataset: Dataset, chunks: list[Chunk]) -> tuple[list[Request], dict[str, int]]:
+    facts = list(coverage.deal(coverage.items(chunks), dataset.seed))
+    sample = [answer_first.request(answer_first.Wording(*one), dataset.generator) for one in facts[:CALLS]]
+    # facts without a template may be asked twice, and about every tenth fails its checks
+    return sample, {"questions": min(len(facts), dataset.pairs.unique * 13 // 10)}
+
+
+def _pairs(dataset: Dataset, chunks: list[Chunk], engine: Engine, path: str) -> tuple[list[Request], dict[str, int]]:
+    order = sorted(chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
+    plans = [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in order[: CALLS - 4]]
+    sample = [pairs.pairs_request(plan, dataset.generator, path) for plan in plans]
+    planned = {"pairs": min(len(chunks) * 2, int(dataset.pairs.unique / LIKELY)), "variants": dataset.pairs.unique}
+    for one in islice(_first_pairs(engine, sample), 4):
+        sample.append(pairs.views_request(one, view_names(one, dataset.pairs.profile), dataset.generator, path))
+    if len(sample) == len(plans) or dataset.pairs.total == dataset.pairs.unique:
+        planned.pop("variants")
+    return sample, planned
+
+
+def _first_pairs(engine: Engine, sample: list[Request]) -> Iterator[Grounded]:
+    """Verified pairs out of the sample's own answers."""
+    for outcome in engine.run(sample, pairs.parse_pairs, total=len(sample)):
+        for candidate in outcome.value or ():
+            checked = pairs.verify(candidate, outcome.request.about.chunk)
+            if isinstance(checked, Grounded):
+                yield checked
