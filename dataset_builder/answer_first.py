@@ -1,7 +1,9 @@
 """Answer first: code picks a fact as the answer, a weak model only words the question, code checks the wording.
 
-A 135M model asked for JSON pairs answers `"question": "1"`; given one sentence and two examples it often writes a usable question. What it
-writes is used only if it asks for what the sentence says, in the sentence's own words; otherwise the template's wording is, and is counted.
+A 135M model asked for JSON pairs answers `"question": "1"`; given one sentence and two examples it often writes a
+usable question. What it
+writes is used only if it asks for what the sentence says, in the sentence's own words; otherwise the template's
+wording is, and is counted.
 """
 
 from __future__ import annotations
@@ -23,20 +25,29 @@ TRIES = 2
 """Of wording a fact that no template fits; with a template one try is enough."""
 MAX_QUESTION_TOKENS = 48
 _ASKING = frozenset(
-    """what which how when where why who whom does do did is are was were can could should would will may might has have had i my me
-you your the a an of to in on at for from by with as if it its this that be been being and or not than then there their they use used using
-value default purpose happen happens need needs mean means effect affect option setting command way difference get make one work works kind type
-name called many much long often call into first new also only about main set given supported possible best""".split()
+    [
+        "what", "which", "how", "when", "where", "why", "who", "whom", "does", "do", "did", "is", "are", "was",
+        "were", "can", "could", "should", "would", "will", "may", "might", "has", "have", "had", "i", "my", "me",
+        "you", "your", "the", "a", "an", "of", "to", "in", "on", "at", "for", "from", "by", "with", "as", "if", "it",
+        "its", "this", "that", "be", "been", "being", "and", "or", "not", "than", "then", "there", "their", "they",
+        "use", "used", "using", "value", "default", "purpose", "happen", "happens", "need", "needs", "mean", "means",
+        "effect", "affect", "option", "setting", "command", "way", "difference", "get", "make", "one", "work",
+        "works", "kind", "type", "name", "called", "many", "much", "long", "often", "call", "into", "first", "new",
+        "also", "only", "about", "main", "set", "given", "supported", "possible", "best"
+    ]
 )
 _YES_NO = re.compile(r"(?i)^(?:is|are|was|were|do|does|did|can|could|should|will|would|has|have|may|must)\b")
 _WHY = re.compile(
-    r"(?i)\b(?:because|since|so that|so|due to|to|avoid|for|as|in order|therefore|reason|otherwise|if|which|allow\w*|enabl\w*|faster)\b"
+    r"(?i)\b(?:because|since|so that|so|due to|to|avoid|for|as|in order|therefore|reason|otherwise|if|which|"
+    r"allow\w*|enabl\w*|faster)\b"
 )
 _WHEN = re.compile(r"(?i)\b(?:when|if|after|before|once|until|during|while|on|at|each|every|since|from|as soon)\b|\d")
 _WHERE = re.compile(r"(?i)\b(?:in|on|at|under|from|into|inside|within|below|beside|to)\b|/")
 _HOW = re.compile(
-    r"(?i)\b(?:by|with|using|via|use|run|set|through|add|install|pass|call|select|choose|click|execute|export|import|make|can|"
-    r"need|should|must|see|open|enable|disable|start|type|check|launch|download|build|create|specify|change|edit|follow)\w*\b"
+    r"(?i)\b(?:by|with|using|via|use|run|set|through|add|install|pass|call|select|choose|click|execute|export|"
+    r"import|make|can|"
+    r"need|should|must|see|open|enable|disable|start|type|check|launch|download|build|create|specify|change|edit|"
+    r"follow)\w*\b"
 )
 
 
@@ -66,7 +77,8 @@ def request(wording: Wording, generator: Generator) -> Request:
 
 
 def word(engine: Engine, wanted: Sequence[tuple[Fact, Chunk]]) -> tuple[list[Grounded], list[Dropped]]:
-    """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped and why."""
+    """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped
+    and why."""
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
     for attempt in range(TRIES):
@@ -104,7 +116,8 @@ def _grounded(
                 Dropped("questions", why, {"answer": fact.answer, "source": chunk.origin, "section": chunk.section})
             )
             continue
-        # A template names its subject in full grammar; the model's wording, where it passed, is the second voice of the same question.
+        # A template names its subject in full grammar; the model's wording, where it passed, is the second voice of
+        # the same question.
         question = template or by_model[0]
         others = tuple(other for other in dict.fromkeys([*by_model, template]) if other and other != question)
         problem = answer_problem(question, fact.answer, grounds(chunk))

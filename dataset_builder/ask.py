@@ -17,7 +17,6 @@ from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
 from dataset_builder.views import View
 
-
 PATH_NOTE = "How the model is asked: {why}."
 ROWS_BY_MODEL = 3
 """Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
@@ -190,5 +189,6 @@ def _short(found: int, wanted: int, sections: dict[str, list[tuple[Fact, Chunk]]
     facts = sum(len(mine) for mine in sections.values())
     return (
         f"{found:,} of {wanted:,} unique pairs, {wanted - found:,} missing: the documents hold {facts:,} facts in "
-        f"{len(sections):,} sections that can stand alone, and all were asked; add sources or lower dataset.pairs.unique",
+        f"{len(sections):,} sections that can stand alone, and all were asked; add sources or lower "
+        f"dataset.pairs.unique",
     )

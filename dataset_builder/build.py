@@ -1,8 +1,11 @@
-"""The whole dataset: read -> chunk -> ask -> split -> variants -> write. Stages are functions over rows; this module pairs
+"""The whole dataset: read -> chunk -> ask -> split -> variants -> write. Stages are functions over rows; this module
+pairs
 them with storage.
 
-Nothing but the ledger of answers and the results lie on disk: a run that was killed starts again from its inputs and finds
-every answer it paid for, so it asks nothing twice. The lock is written last; its presence says that the dataset is whole.
+Nothing but the ledger of answers and the results lie on disk: a run that was killed starts again from its inputs and
+finds
+every answer it paid for, so it asks nothing twice. The lock is written last; its presence says that the dataset is
+whole.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from dataset_builder.prompting import prompts_digest
 from dataset_builder.problems import BuildProblem
 from dataset_builder.progress import Quiet, Report
+from dataset_builder.prompting import prompts_digest
 from dataset_builder.rows import Chunk, Document, Dropped, digest
 from dataset_builder.spec import Dataset
 
@@ -123,7 +126,8 @@ def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document]
 
 
 def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | None) -> dict[str, str]:
-    """What the dataset is made from, in digests. Who serves the model (address, key, concurrency, patience, cap) bears on
+    """What the dataset is made from, in digests. Who serves the model (address, key, concurrency, patience, cap)
+    bears on
     nothing and is left out."""
     spec = dataset.model_dump(mode="json")
     for part in (spec["generator"], spec["judge"] or {}):
@@ -176,7 +180,8 @@ def _short_rows(found: int, wanted: int) -> tuple[str, ...]:
     if found >= wanted:
         return ()
     return (
-        f"{found:,} of {wanted:,} rows, {wanted - found:,} missing: the wordings of each pair that passed the checks are "
+        f"{found:,} of {wanted:,} rows, {wanted - found:,} missing: the wordings of each pair that passed the "
+        f"checks are "
         "used up; ask for more unique pairs or a smaller total",
     )
 

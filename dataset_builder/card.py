@@ -24,7 +24,8 @@ def card_text(name: str, dataset: Dataset, pairs: Sequence[Grounded], made: Rows
         f"- Generator: `{dataset.generator.model}`, asked by the path `{path}`.",
         f"- Questions worded by the model: {worded['model']:,}; by a template: {worded['template']:,} "
         f"({_share(worded['template'], len(pairs))}).",
-        "- Every answer is held by its source: the quote stands there verbatim, and every number, version, path, flag and "
+        "- Every answer is held by its source: the quote stands there verbatim, and every number, version, path, "
+        "flag and "
         "identifier of the answer occurs in its chunk. Code checked this, not a model.",
         f"- Tokens a row: mean {tokens.mean:g}, 99 % at most {tokens.p99}, longest {tokens.longest} ({tokens.how}).", "",
         *_table("View", Counter(row.view for row in made.train), "rows"),
@@ -32,9 +33,13 @@ def card_text(name: str, dataset: Dataset, pairs: Sequence[Grounded], made: Rows
         *_table("Source", Counter(pair.chunk.origin for pair in pairs), "unique pairs"),
         *_table("Licence", Counter(row.licence or "not stated" for row in made.train), "rows"),
         *_cost(spent),
-        *_table("Dropped because", Counter(f"{one.stage}: {one.reason.split(':')[0]}" for one in dropped), "candidates"),
+        *_table("Dropped because", Counter(_short_reason(one) for one in dropped), "candidates"),
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _short_reason(one: Dropped) -> str:
+    return f"{one.stage}: {one.reason.split(':')[0]}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -14,7 +14,8 @@ from dataset_builder.facts import Fact, facts
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 
 ORDER = (
-    "definition", "option", "default", "command", "steps", "how-to", "condition", "purpose", "cell", "code", "statement",
+    "definition", "option", "default", "command", "steps", "how-to", "condition", "purpose", "cell", "code",
+    "statement",
 )  # fmt: skip
 """Within a section: what a reader looks up first, before what is merely said."""
 
@@ -51,7 +52,8 @@ def deal(sections: Sections, seed: int) -> Iterator[tuple[Fact, Chunk]]:
 
 
 def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped]) -> str:
-    """coverage.md: what the documents define and what was asked, by kind and by section, and why the rest stayed out."""
+    """coverage.md: what the documents define and what was asked, by kind and by section, and why the rest stayed
+    out."""
     done = Counter(section_name(pair.chunk) for pair in pairs)
     found = Counter(fact.kind for mine in sections.values() for fact, _ in mine)
     asked = Counter(pair.pair.kind for pair in pairs)

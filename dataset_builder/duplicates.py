@@ -1,8 +1,12 @@
-"""Duplicates: near in text AND equal in exact words AND overlapping in evidence. `lora_r` and `lora_alpha` are different facts.
+"""Duplicates: near in text AND equal in exact words AND overlapping in evidence. `lora_r` and `lora_alpha` are
+different facts.
 
-Deterministic and independent of the order of the input: items are taken in the order of (rank, id), and one is dropped if it repeats
-one that was kept. About linear: only items with the same document and the same exact words ever meet, and within such a block an
-inverted index over the rarest words (prefix filtering, Bayardo et al. 2007, "Scaling up all pairs similarity search") finds the candidates.
+Deterministic and independent of the order of the input: items are taken in the order of (rank, id), and one is
+dropped if it repeats
+one that was kept. About linear: only items with the same document and the same exact words ever meet, and within such
+a block an
+inverted index over the rarest words (prefix filtering, Bayardo et al. 2007, "Scaling up all pairs similarity search")
+finds the candidates.
 """
 
 from __future__ import annotations
@@ -23,9 +27,15 @@ SMALL_BLOCK = 24
 """Up to this many items every pair is compared; above, the index proposes."""
 
 _STOP = frozenset(
-    """a an the of to in on at for from by with as is are was were be been being do does did can could should would will shall may
-might must i me my we our you your it its this that these those there what which who whom whose when where why how and or if so not no any some
-have has had get got please tell explain describe give know want need used use using mean means meaning called about into than then one s value values set usage way purpose kind""".split()
+    [
+        "a", "an", "the", "of", "to", "in", "on", "at", "for", "from", "by", "with", "as", "is", "are", "was", "were",
+        "be", "been", "being", "do", "does", "did", "can", "could", "should", "would", "will", "shall", "may",
+        "might", "must", "i", "me", "my", "we", "our", "you", "your", "it", "its", "this", "that", "these", "those",
+        "there", "what", "which", "who", "whom", "whose", "when", "where", "why", "how", "and", "or", "if", "so",
+        "not", "no", "any", "some", "have", "has", "had", "get", "got", "please", "tell", "explain", "describe",
+        "give", "know", "want", "need", "used", "use", "using", "mean", "means", "meaning", "called", "about", "into",
+        "than", "then", "one", "s", "value", "values", "set", "usage", "way", "purpose", "kind"
+    ]
 )
 
 

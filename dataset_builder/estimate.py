@@ -1,4 +1,5 @@
-"""What a build will take, from a dozen real calls: the same requests as the build's own, so their answers are not lost."""
+"""What a build will take, from a dozen real calls: the same requests as the build's own, so their answers are not
+lost."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ CALLS = 12
 
 
 def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
-    """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build does."""
+    """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build
+    does."""
     chunks = chunks_of(dataset, read(dataset, place, report)[0])
     with (
         Ledger(place.ledger) as ledger,

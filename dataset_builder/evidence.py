@@ -1,6 +1,8 @@
-"""Evidence checked by code: the quote stands in the chunk, the answer invents nothing, the question can be understood alone.
+"""Evidence checked by code: the quote stands in the chunk, the answer invents nothing, the question can be understood
+alone.
 
-Each check returns a reason or None; nothing here asks a model. A quote is looked for as the reader sees the text (without Markdown's
+Each check returns a reason or None; nothing here asks a model. A quote is looked for as the reader sees the text
+(without Markdown's
 marks and line breaks); its place in the Markdown is returned, so that `chunk.text[start:end]` is the verbatim evidence.
 """
 
@@ -21,23 +23,29 @@ _MARKS = re.compile(
     r"!?\[(?P<text>[^\]\n]*)\]\([^)\n]*\)|<[^>\n]{1,200}>|[*`|]+|(?m:^[ \t]*(?:>[ \t]?)+|^[ \t]*#{1,6}[ \t]+|"
     r"^[ \t]*[-+][ \t]+)|\\(?=[\\`*_{}\[\]()#+.!<>-])|\s+"
 )
-_CURLY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", " ": " "})
+_CURLY = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-"})
 _FENCE = re.compile(r"(?ms)^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$")
 _POINTS_OUTSIDE = re.compile(
-    r"(?i)\b(?:(?:this|the|that|given|provided|above|following|current) (?:text|passage|document(?:ation)?|section|page|guide|article|excerpt|"
-    r"paragraph|chunk|sentence|snippet|context|tutorial|table|figure|image|example above|content|readme|author|following)\b|"
-    r"(?:mentioned|described|listed|shown|given|provided|discussed|stated) (?:above|below|here|earlier|in (?:the|this))|"
-    r"as (?:above|below|follows)|the (?:above|below|following|previous)|according to (?:the|this)|in the (?:text|code|example)\b)"
+    r"(?i)\b(?:(?:this|the|that|given|provided|above|following|current) (?:text|passage|document(?:ation)?|"
+    r"section|page|guide|article|excerpt|"
+    r"paragraph|chunk|sentence|snippet|context|tutorial|table|figure|image|example above|content|readme|author|"
+    r"following)\b|"
+    r"(?:mentioned|described|listed|shown|given|provided|discussed|stated) (?:above|below|here|earlier|in (?:the|"
+    r"this))|"
+    r"as (?:above|below|follows)|the (?:above|below|following|previous)|according to (?:the|this)|in the (?:text|"
+    r"code|example)\b)"
 )
 _BARE_POINTER = re.compile(
-    r"(?i)^(?:what|why|how|when|which|who|where|is|are|does|do|can|should)\b[^?]{0,24}?\b(?:this|these|those|it|they|that|its|their)"
+    r"(?i)^(?:what|why|how|when|which|who|where|is|are|does|do|can|should)\b[^?]{0,24}?\b(?:this|these|those|it|"
+    r"they|that|its|their)"
     r"(?=\s+(?:is|are|do|does|mean|used|work|for|be|called|command|code|option|feature|script|step|model|file|tool|"
     r"function|method|setting|parameter|value|error|library|project|software|release|version|issue|problem|the)\b|\?|$)"
 )
 
 
 def project(text: str) -> tuple[str, list[int]]:
-    """The text as a reader sees it (marks and link targets gone, spaces single), and for each character its offset in `text`."""
+    """The text as a reader sees it (marks and link targets gone, spaces single), and for each character its offset in
+    `text`."""
     plain: list[str] = []
     offsets: list[int] = []
 
@@ -61,7 +69,8 @@ def project(text: str) -> tuple[str, list[int]]:
 
 
 def locate(quote: str, text: str) -> tuple[int, int] | None:
-    """Offsets of `quote` in `text`, or None. Exact but for spaces and marks; else rapidfuzz >= 95 over >= 20 characters and 4 words."""
+    """Offsets of `quote` in `text`, or None. Exact but for spaces and marks; else rapidfuzz >= 95 over >= 20
+    characters and 4 words."""
     wanted = project(quote)[0].strip().strip("\"'").removesuffix("...").strip()
     if len(wanted) < MIN_QUOTE_CHARS or len(wanted.split()) < MIN_QUOTE_WORDS:
         return None
@@ -135,7 +144,8 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
 def _speaks_of_the_text(answer: str) -> bool:
     return bool(
         re.search(
-            r"(?i)\b(?:the|this|provided|given) (?:text|passage|document|excerpt|chunk|section|context|snippet)\b|\babove\b|\bbelow\b|"
+            r"(?i)\b(?:the|this|provided|given) (?:text|passage|document|excerpt|chunk|section|context|snippet)\b|"
+            r"\babove\b|\bbelow\b|"
             r"\bfollowing (?:table|figure|section)\b",
             _FENCE.sub("", answer),
         )
@@ -143,7 +153,8 @@ def _speaks_of_the_text(answer: str) -> bool:
 
 
 def code_problem(answer: str, source: str) -> str | None:
-    """The first fenced block of the answer that does not parse as its language says, unless it is verbatim in the source."""
+    """The first fenced block of the answer that does not parse as its language says, unless it is verbatim in the
+    source."""
     folded = " ".join(source.split())
     for match in _FENCE.finditer(answer + "\n"):
         language, code = match.group(2).casefold(), match.group(3)

@@ -1,6 +1,8 @@
-"""Facts that code finds in a chunk: definitions, options, table rows, commands, steps, conditions. The answer is the document's own.
+"""Facts that code finds in a chunk: definitions, options, table rows, commands, steps, conditions. The answer is the
+document's own.
 
-For a model too weak to write pairs by itself, the answer is picked here and the model only words the question (`answer_first`). The same
+For a model too weak to write pairs by itself, the answer is picked here and the model only words the question
+(`answer_first`). The same
 list is what the documents define, so `coverage` counts against it.
 """
 
@@ -10,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dataset_builder import sentences
+from dataset_builder import sentences, shapes
 from dataset_builder.identifiers import exact_words
 from dataset_builder.rows import Chunk
 
@@ -145,7 +147,7 @@ def _of_sentences(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
         if not sentences.stands_alone(plain):
             continue
         text = sentences.strip_note(plain)
-        reading = sentences.read(text)
+        reading = shapes.read(text)
         if reading is None:
             subject = _first_name(text) or topic(chunk, heading)
             yield Fact("statement", subject, text, "", start, end)
@@ -154,7 +156,8 @@ def _of_sentences(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
 
 
 def set_in(question: str, where: str) -> str:
-    """The question with its setting in front, unless it already names something exact ("In Quickstart, how do I ...?")."""
+    """The question with its setting in front, unless it already names something exact ("In Quickstart, how do I
+    ...?")."""
     if exact_words(question) or "`" in question or not where or len(where.split()) > 6:
         return question
     if set(where.casefold().split()) & set(re.findall(r"[\w.-]{4,}", question.casefold())):
@@ -174,7 +177,8 @@ def _first_name(text: str) -> str | None:
 
 
 _ITEM = re.compile(
-    r"^\s*(?:(?P<code>`[^`\n]{1,60}`)|\*\*(?P<bold>[^*\n]{2,60}?):?\*\*)(?:\s*\([^)\n]{1,40}\))?\s*(?::|--|–|—|-)\s+(?P<what>\S.+)$",
+    r"^\s*(?:(?P<code>`[^`\n]{1,60}`)|\*\*(?P<bold>[^*\n]{2,60}?):?\*\*)(?:\s*\([^)\n]{1,40}\))?\s*(?::|--|\u2013|\u2014|"
+    r"-)\s+(?P<what>\S.+)$",
     re.S,
 )
 
@@ -192,9 +196,8 @@ def _of_item(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
         len(what.split()) < 4
         or what.endswith(":")
         or len(what) > 500
-        or block.info == "ordered"
-        and not match["code"]
-        or sentences._POINTERS.search(what)
+        or (block.info == "ordered" and not match["code"])
+        or sentences.POINTERS.search(what)
     ):
         return
     yield _named(name, what, topic(chunk, heading), block, "")
@@ -285,8 +288,8 @@ def _of_row(block: _Block, where: str) -> Iterator[Fact]:
         if (
             not header
             or not cell
-            or cell in {"-", "–", "—", "n/a", "N/A"}
-            or sentences._POINTERS.search(cell)
+            or cell in {"-", "\u2013", "\u2014", "n/a", "N/A"}
+            or sentences.POINTERS.search(cell)
             or "http" in cell
             or len(cell) > 500
         ):
@@ -349,7 +352,7 @@ def _of_code(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -
         lead = f"To {goal}:" if goal else ""
     if (
         goal is None
-        or sentences._POINTERS.search(goal)
+        or sentences.POINTERS.search(goal)
         or re.search(r"\b(?:it|this|these|them)\b|^(?:ensure|make sure|check if)\b", goal)
     ):
         return
@@ -362,7 +365,7 @@ def _of_code(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -
         and not lead.startswith("To " + goal + ":")
         else block.start
     )
-    lead = lead if not sentences._POINTERS.search(lead) else f"To {goal}:"
+    lead = lead if not sentences.POINTERS.search(lead) else f"To {goal}:"
     yield Fact(
         kind,
         goal,
@@ -384,15 +387,18 @@ def _goal(lead: str) -> str | None:
     if match and match["goal"].split()[0] in sentences.VERBS:
         return sentences.first_person(match["goal"])
     match = re.match(
-        r"(?:Then |Next, |Finally, |First, |You (?:can|may|should|need to) |Please )?(?P<goal>[A-Za-z][a-z-]+ [^:]{3,110}?)"
-        r"(?: (?:by|with|using|via|as|as follows|like|like this|by running)(?: the)?(?: (?:following|commands?|below|command below|this))*)?[:.]$",
+        r"(?:Then |Next, |Finally, |First, |You (?:can|may|should|need to) |Please )?(?P<goal>[A-Za-z][a-z-]+ "
+        r"[^:]{3,110}?)"
+        r"(?: (?:by|with|using|via|as|as follows|like|like this|by running)(?: the)?(?: (?:following|commands?|"
+        r"below|command below|this))*)?[:.]$",
         lead,
     )
     if match and match["goal"].split()[0].lower() in sentences.VERBS and "," not in match["goal"]:
         goal = match["goal"]
         goal = goal[0].lower() + goal[1:]
         if not re.match(
-            r"(?:run|use|execute|try|see|check|start|call|put|write|add) (?:the )?(?:following|this|these|below|command|commands|it)\b",
+            r"(?:run|use|execute|try|see|check|start|call|put|write|add) (?:the )?(?:following|this|these|below|"
+            r"command|commands|it)\b",
             goal,
         ):
             return sentences.first_person(goal)

@@ -1,7 +1,10 @@
-"""The exact words of a text: numbers, versions, paths, flags and identifiers, which mean what they say letter by letter.
+"""The exact words of a text: numbers, versions, paths, flags and identifiers, which mean what they say letter by
+letter.
 
-They decide two things: an answer may hold none that its chunk does not hold (`evidence`), and two questions that differ in one are
-never duplicates (`duplicates`). Similarity measures see `lora_r` and `lora_alpha` as near; here they are simply different.
+They decide two things: an answer may hold none that its chunk does not hold (`evidence`), and two questions that
+differ in one are
+never duplicates (`duplicates`). Similarity measures see `lora_r` and `lora_alpha` as near; here they are simply
+different.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_PIECES = re.compile(r"[\s,;=()\[\]{}<>|\"'`“”‘’*]+")
+_PIECES = re.compile(r"[\s,;=()\[\]{}<>|\"'`\u201c\u201d\u2018\u2019*]+")
 _STRIP_LEFT = "!?:&#"
 _STRIP_RIGHT = ".!?:&#/\\-"
 _LIST_MARKER = re.compile(r"(?m)^[ \t>]*(?:\d{1,3}[.)]|[-*+])[ \t]+")
@@ -112,7 +115,8 @@ def _exact(piece: str) -> str | None:
 
 
 def _number(low: str) -> str:
-    """`1,000` was split before; here `50%` -> `50`, `2nd` -> `2nd`, `v2.1` -> `2.1` (a version with or without its v is the same)."""
+    """`1,000` was split before; here `50%` -> `50`, `2nd` -> `2nd`, `v2.1` -> `2.1` (a version with or without its v
+    is the same)."""
     low = low.rstrip("%+")
     if re.fullmatch(r"v\d[\w.+-]*", low):
         low = low[1:]

@@ -1,6 +1,7 @@
 """Pairs from a model that can write them: per chunk a few questions with answers and quotes, each then checked by code.
 
-The document is data: delimited in the prompt, and whatever it makes the model say is held against the document's own text.
+The document is data: delimited in the prompt, and whatever it makes the model say is held against the document's own
+text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Prompts are text files in `prompts/`: lines `[system]`, `[user]` and `[assistant]` begin a message, `{{name}}` is filled in.
+"""Prompts are text files in `prompts/`: lines `[system]`, `[user]` and `[assistant]` begin a message, `{{name}}` is
+filled in.
 
-The files' digest is part of what a dataset was made from; a changed prompt changes the request and so its key in the ledger.
+The files' digest is part of what a dataset was made from; a changed prompt changes the request and so its key in the
+ledger.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def _text(name: str) -> str:
 
 
 def messages(name: str, **values: str) -> tuple[tuple[str, str], ...]:
-    """The messages of prompts/<name>.txt as (role, content). Values are inserted once: a `{{...}}` inside a document stays text."""
+    """The messages of prompts/<name>.txt as (role, content). Values are inserted once: a `{{...}}` inside a document
+    stays text."""
     pieces = _ROLE.split(_text(name))
     filled = (_SLOT.sub(lambda slot: values[slot[1]], piece.strip()) for piece in pieces[2::2])
     return tuple(zip(pieces[1::2], filled, strict=True))

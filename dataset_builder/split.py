@@ -1,6 +1,8 @@
-"""The split, made before variants are: families for training, trained facts to be asked in an unseen wording, sections never trained.
+"""The split, made before variants are: families for training, trained facts to be asked in an unseen wording,
+sections never trained.
 
-A family is everything that could tell the answer of one pair: its section, and any section that holds the same quote or the same question
+A family is everything that could tell the answer of one pair: its section, and any section that holds the same quote
+or the same question
 (READMEs repeat each other). `check` proves on the finished rows that no family is on both sides.
 """
 
@@ -28,7 +30,8 @@ def section_of(grounded: Grounded) -> str:
 
 
 def split(pairs: Sequence[Grounded], recall: int, transfer: float, seed: int) -> Split:
-    """Sections (joined into families) are held out, in an order that the seed decides, until `transfer` of the sections are.
+    """Sections (joined into families) are held out, in an order that the seed decides, until `transfer` of the
+    sections are.
 
     The same pairs in any order give the same split.
     """

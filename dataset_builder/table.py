@@ -1,6 +1,8 @@
-"""The CSV: UTF-8 without BOM, RFC 4180 (CRLF between records, quotes doubled), one fixed header, equal rows give equal bytes.
+"""The CSV: UTF-8 without BOM, RFC 4180 (CRLF between records, quotes doubled), one fixed header, equal rows give
+equal bytes.
 
-`check_table` is the train-ready proof that needs no training package: it reads the file back and compares every cell and message; with
+`check_table` is the train-ready proof that needs no training package: it reads the file back and compares every cell
+and message; with
 a count of tokens it also proves that no row is longer than the sequence length.
 """
 
@@ -37,7 +39,8 @@ def csv_text(rows: Iterable[Row]) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV written by `csv_text`. Raises BuildProblem with the line for a wrong header or number of cells."""
+    """The rows of a CSV written by `csv_text`. Raises BuildProblem with the line for a wrong header or number of
+    cells."""
     with Path(path).open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         try:

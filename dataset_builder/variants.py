@@ -1,4 +1,5 @@
-"""From split pairs to rows: views of each fact, the held-out wordings, and questions whose honest answer is that the documents do not say."""
+"""From split pairs to rows: views of each fact, the held-out wordings, and questions whose honest answer is that the
+documents do not say."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def rows(
     system: str | None,
     by_model: dict[str, list[View]] | None = None,
 ) -> Rows:
-    """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of code."""
+    """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of
+    code."""
     dropped: list[Dropped] = []
     trainable: list[list[tuple[Grounded, View]]] = []
     held: list[Row] = []
@@ -52,7 +54,7 @@ def rows(
     absent = round(total * not_in_docs)
     chosen = _fill(trainable, total - absent)
     train = [row(grounded, view, system) for grounded, view in chosen]
-    train += not_in_documents([grounded for grounded in parts.train], known, absent, system)
+    train += not_in_documents(list(parts.train), known, absent, system)
     transfer = tuple(
         row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer
     )
@@ -134,7 +136,8 @@ def _spare(found: list[View]) -> View | None:
 
 
 def _fill(trainable: Sequence[Sequence[tuple[Grounded, View]]], total: int) -> list[tuple[Grounded, View]]:
-    """Round by round, one more row of every fact that has one left, until `total` are there. The last round takes facts by digest."""
+    """Round by round, one more row of every fact that has one left, until `total` are there. The last round takes
+    facts by digest."""
     chosen: list[tuple[Grounded, View]] = []
     depth = 0
     while len(chosen) < total:
@@ -178,7 +181,8 @@ def chat(question: str, answer: str, system: str | None) -> str:
 
 
 def not_in_documents(train: Sequence[Grounded], known: Corpus, count: int, system: str | None) -> list[Row]:
-    """Questions about names that occur nowhere in the corpus, made from those that do; the answer says so and names the real one."""
+    """Questions about names that occur nowhere in the corpus, made from those that do; the answer says so and names
+    the real one."""
     found: list[Row] = []
     seen: set[str] = set()
     for turn in range(3):

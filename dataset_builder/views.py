@@ -1,7 +1,10 @@
-"""Views of a pair that code can make: the same fact asked from another side or in another voice, never with another meaning.
+"""Views of a pair that code can make: the same fact asked from another side or in another voice, never with another
+meaning.
 
-A view is (name, question, answer). Answers reuse the document's own sentence, so nothing can drift; what a view adds is checked like any
-other answer. Which views pay: "Active Reading" (arXiv 2508.09494) found varied strategies at 63 % where paraphrases reach 26 %, and a fact
+A view is (name, question, answer). Answers reuse the document's own sentence, so nothing can drift; what a view adds
+is checked like any
+other answer. Which views pay: "Active Reading" (arXiv 2508.09494) found varied strategies at 63 % where paraphrases
+reach 26 %, and a fact
 trained in one direction only is not known in the other (reversal curse, arXiv 2309.12288).
 """
 
@@ -96,7 +99,8 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("For what reason {w} {x}?", "What is the reason why {w} {x}?"),
     ),
     (
-        r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|print|write|read)\?$",
+        r"What does (?P<x>.+) (?P<w>support|require|need|contain|include|return|provide|use|take|accept|hold|"
+        r"print|write|read)\?$",
         ("What is it that {x} {w}s?", "Can you name what {x} {w}s?"),
     ),
 )
@@ -173,7 +177,8 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
 
 
 def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
-    """The sentence with a name or a number that makes it wrong: another name of the same document, or a number that is not in the chunk."""
+    """The sentence with a name or a number that makes it wrong: another name of the same document, or a number that
+    is not in the chunk."""
     names = [name for name in re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", answer) if name in known.documents_of]
     if names and answer.count(names[0]) == 1:
         others = [

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests_scripted import Scripted, pairs_json, weak
 
 from dataset_builder import pairs
 from dataset_builder.ask import ask_pairs, deduplicated
@@ -13,7 +14,6 @@ from dataset_builder.materials import document
 from dataset_builder.probe import Capability
 from dataset_builder.rows import Dropped, Grounded
 from dataset_builder.spec import Dataset
-from tests_scripted import Scripted, pairs_json, weak
 
 PAGE = """# Quay server
 

@@ -1,4 +1,5 @@
-"""`recipe data` as a whole: documents in, CSV out; killed and started again; nothing asked twice; nothing to do, nothing done."""
+"""`recipe data` as a whole: documents in, CSV out; killed and started again; nothing asked twice; nothing to do,
+nothing done."""
 
 import csv
 import hashlib
@@ -19,7 +20,8 @@ from dataset_builder import build as building
 from dataset_builder.probe import Capability
 
 PAGE = "# Quay server\n\n" + "\n\n".join(
-    f"## {thing.title()} cache\n\nThe option `--{thing}-size` sets the size of the {thing} cache to {3 + number} entries by default.\n\n"
+    f"## {thing.title()} cache\n\nThe option `--{thing}-size` sets the size of the {thing} cache to {3 + number} "
+    f"entries by default.\n\n"
     f"A {thing} is a small table of uploads that the server keeps for {20 + number} days."
     for number, thing in enumerate(("blob", "token", "layer", "mirror", "index", "digest", "tag", "user"))
 )

@@ -14,7 +14,8 @@ from dataset_builder.rows import Grounded, Pair, digest
 from dataset_builder.split import Split, check, same
 
 PAGE = "# Quay server\n\n" + "\n\n".join(
-    f"## Part {chr(65 + number)}\n\nThe option `--flag-{chr(97 + number)}` sets the size of the {thing} cache to {3 + number} entries "
+    f"## Part {chr(65 + number)}\n\nThe option `--flag-{chr(97 + number)}` sets the size of the {thing} cache to "
+    f"{3 + number} entries "
     f"by default.\n\nA {thing} is a small table of uploads that the server keeps for {20 + number} days."
     for number, thing in enumerate(("blob", "token", "layer", "mirror", "index", "digest"))
 )
