@@ -3,7 +3,8 @@
     python benchmarks/markdown.py FOLDER... [--sample N] [--worst N] [--main SELECTOR]
 
 Each FOLDER is read recursively for *.html. What should survive is taken from the page's own element that holds its
-text, by BeautifulSoup and independently of the converter. A code block counts as kept only if a fence holds exactly its text,
+text, by BeautifulSoup and independently of the converter. A code block counts as kept only if a fence holds exactly
+its text,
 common indentation and blank lines at its ends aside.
 """
 
