@@ -4,8 +4,7 @@
 
 Each FOLDER is read recursively for *.html. What should survive is taken from the page's own element that holds its
 text, by BeautifulSoup and independently of the converter. A code block counts as kept only if a fence holds exactly
-its text,
-common indentation and blank lines at its ends aside.
+its text, common indentation and blank lines at its ends aside.
 """
 
 import argparse
