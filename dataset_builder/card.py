@@ -27,7 +27,8 @@ def card_text(name: str, dataset: Dataset, pairs: Sequence[Grounded], made: Rows
         "- Every answer is held by its source: the quote stands there verbatim, and every number, version, path, "
         "flag and "
         "identifier of the answer occurs in its chunk. Code checked this, not a model.",
-        f"- Tokens a row: mean {tokens.mean:g}, 99 % at most {tokens.p99}, longest {tokens.longest} ({tokens.how}).", "",
+        f"- Tokens a row: mean {tokens.mean:g}, 99 % at most {tokens.p99}, longest {tokens.longest} ({tokens.how}).",
+        "",
         *_table("View", Counter(row.view for row in made.train), "rows"),
         *_table("Kind of question", Counter(pair.pair.kind for pair in pairs), "unique pairs"),
         *_table("Source", Counter(pair.chunk.origin for pair in pairs), "unique pairs"),

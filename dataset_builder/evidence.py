@@ -59,10 +59,9 @@ def project(text: str) -> tuple[str, list[int]]:
         put(position, mark.start())
         if mark.group("text") is not None:
             put(*mark.span("text"))
-        elif mark.group().isspace() or mark.group()[0] in "|\n" or mark.group().startswith("<"):
-            if plain and plain[-1] != " ":
-                plain.append(" ")
-                offsets.append(mark.start())
+        elif (mark.group().isspace() or mark.group()[0] in "|\n<") and plain and plain[-1] != " ":
+            plain.append(" ")
+            offsets.append(mark.start())
         position = mark.end()
     put(position, len(text))
     return "".join(plain), offsets

@@ -45,7 +45,10 @@ def test_too_short_or_foreign_quotes_are_refused(quote):
 
 
 def test_a_near_quote_may_miss_a_mark_but_no_figure():
-    assert locate("the server keeps, every model in memory", "In short the server keeps every model in memory.") == (9, 46)
+    assert locate("the server keeps, every model in memory", "In short the server keeps every model in memory.") == (
+        9,
+        47,
+    )
     assert locate("set lora_r to 16 before the run starts", "set lora_r to 32 before the run starts") is None
 
 
