@@ -131,6 +131,11 @@ def _serve(gguf: str, slots: int, context_tokens: int) -> None:
     params.model.path = gguf
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # the kernel picks a free one
+    # llama.cpp's threads wait for each other after every operation: one that has lost its core stops them all, and a
+    # busy machine then does not answer for minutes. Half the cores, sleeping while they wait, stay alive there.
+    for threads in (params.cpuparams, params.cpuparams_batch):
+        threads.n_threads = max(1, (os.cpu_count() or 2) // 2)
+        threads.poll = 0
     params.ui = False
     params.cache_ram_mib = 256  # of prompt prefixes; llama.cpp's own 8 GiB is meant for a server
     params.n_parallel = slots

@@ -27,7 +27,7 @@ def test_prices_known_free_and_unknown():
 
 
 def test_a_reservation_counts_until_it_is_settled():
-    budget = Budget(PRICE, cap_usd=0.005)
+    budget = Budget(PRICE, cap_usd=0.006)
     first, second = budget.reserve(REQUEST), budget.reserve(REQUEST)
     assert first == second == pytest.approx((500 + 8) * 1e-6 + 500 * 4e-6)
     assert budget.reserve(REQUEST) is None
