@@ -87,7 +87,7 @@ def prepared_models() -> Path:
     return ROOT / ".cache/models"
 
 
-def make_project(folder: Path, name: str, training: str, target: str = "{gpu: cpu, ram_budget: 8 GiB}") -> Path:
+def make_project(folder: Path, name: str, training: str, target: str) -> Path:
     """A project folder with one recipe, its dataset and the embedded model; `training` is YAML, one field a line."""
     models = prepared_models()
     (folder / "recipes").mkdir(parents=True)
@@ -121,6 +121,7 @@ SETUPS = {
     "lora": "method: lora\n" + PINNED,
     "qlora": "method: qlora-4bit\n" + PINNED,
     "zero2": "method: lora\nzero_stage: 2\noffload: optimizer\n" + PINNED,
+    "two": "method: lora\nzero_stage: 2\noffload: optimizer\n" + PINNED.replace("accumulation: 2", "accumulation: 1"),
 }
 """What is trained in the tests, by name; the values under `training:`."""
 _DONE: dict[str, Run] = {}
@@ -129,9 +130,11 @@ _DONE: dict[str, Run] = {}
 def trained(name: str, folders: pytest.TempPathFactory) -> Run:
     """One of SETUPS, built and trained once a session, on first use: a run takes half a minute and more."""
     if name not in _DONE:
-        project = make_project(folders.mktemp(name) / "project", name, SETUPS[name])
+        count = 2 if name == "two" else 1
+        target = f"{{gpu: cpu, count: {count}, ram_budget: 8 GiB}}"
+        project = make_project(folders.mktemp(name) / "project", name, SETUPS[name], target)
         build(project)
-        _DONE[name] = train(project, name)
+        _DONE[name] = train(project, name, timeout_s=550 if name == "two" else 400)
     return _DONE[name]
 
 

@@ -39,6 +39,12 @@ def test_zero2_offload_runs_under_deepspeed(run: Callable[[str], Run]) -> None:
     assert "DeepSpeed" in run("zero2").output
 
 
+def test_two_processes_train_together_over_gloo(run: Callable[[str], Run]) -> None:
+    record = json.loads((run("two").project / "outputs/two/cpu/recipe-run.json").read_text())
+    assert record["processes"] == 2
+    assert record["steps"] == 4
+
+
 def prepared_rows(run: Run) -> list[dict]:
     """The rows that Axolotl tokenised, from the folder that the generated config names."""
     from datasets import load_from_disk
