@@ -277,6 +277,6 @@ def _batches(draft: Draft, sequence_len: int, packing: bool) -> tuple[tuple[int,
 
 def why_not(case: Case, field: str, value: Any) -> str:
     """What killed `field` = `value` in this case, with numbers. Raises WorldProblem for a field that is not planned."""
-    from compiler.compare import why_not as explain  # compare leans on this module
+    from compiler.why_not import why_not as explain  # it leans on this module
 
     return explain(case, field, value)

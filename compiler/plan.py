@@ -10,13 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.choose import Search, machine_for, search
-from compiler.compare import alternatives, frontier, miss, more_memory, slower, ways_out
+from compiler.compare import alternatives, frontier, miss, more_memory, slower
 from compiler.memory import predict_memory, verdict
 from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
 from compiler.rules.draft import percent
 from compiler.rules.text import truncated_share
 from compiler.space import MAX_TRUNCATED_SHARE
 from compiler.values import Case, Decision, Plan, Setup
+from compiler.ways_out import ways_out
 
 if TYPE_CHECKING:
     from compiler.recipe import Recipe

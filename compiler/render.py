@@ -144,8 +144,9 @@ def _row(name: str, text: str) -> str:
 
 
 def _wrapped(line: str) -> str:
-    indent = NAME_WIDTH + 2 if line[:NAME_WIDTH].strip() and line[NAME_WIDTH - 1 : NAME_WIDTH] == " " else 4
-    return textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * indent, break_on_hyphens=False)
+    row = line[NAME_WIDTH - 1 : NAME_WIDTH] == " " and line[:1] not in ("-", "!", " ")
+    indent = " " * (NAME_WIDTH + 2 if row else 4)
+    return textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=indent, break_on_hyphens=False)
 
 
 def frontier_line(one: Alternative, plan: Plan) -> str:

@@ -206,6 +206,12 @@ def test_a_way_out_that_is_said_to_fit_fits():
     assert any("`optimizer: " in way.text for way in ways)
 
 
+def test_a_way_out_never_breaks_a_constraint():
+    # quantised weights and ZeRO-3 do not go together, however much they would save
+    found = plan(case(LLAMA_8B, {"gpu": "rtx-3090-ti", "vram_budget": "6 GiB", "host_ram": "64 GiB"}))
+    assert found.ways_out and not any("offload: params" in way.text for way in found.ways_out)
+
+
 def test_offloads_count_host_ram():
     two = {"gpu": "rtx-3090-ti", "count": 2, "vram_budget": "8 GiB", "host_ram": "7 GiB"}
     found = plan(case(LLAMA_1B, two, method="full", zero_stage=3, offload="params"))
