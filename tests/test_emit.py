@@ -174,6 +174,30 @@ def test_nothing_is_left_to_auto(tmp_path: Path) -> None:
         assert "auto" not in values(yaml.safe_load(path.read_text(encoding="utf-8"))), path
 
 
+def golden(path: str) -> dict:
+    return yaml.safe_load((update_golden.GOLDEN / path / "axolotl.yaml").read_text(encoding="utf-8"))
+
+
+def test_gemma_2_never_trains_with_sdpa_and_two_cards_share_the_batch() -> None:
+    """SDPA drops Gemma 2's cap on attention scores without a word (rule 9 of docs/axolotl-rules.md)."""
+    targets = [path.parent.name for path in update_golden.GOLDEN.glob("gemma-2-2b/*/axolotl.yaml")]
+    assert len(targets) == 9
+    for target in targets:
+        assert golden(f"gemma-2-2b/{target}")["attn_implementation"] in ("eager", "flash_attention_2", "flex_attention")
+    assert golden("gemma-2-2b/t4")["fp16"] is True
+    assert golden("gemma-2-2b/t4")["bf16"] is False
+    arc = golden("gemma-2-2b/arc")
+    assert "plugins" not in arc, "Liger and Cut Cross Entropy are for CUDA"
+    assert arc["attn_implementation"] == "eager"
+
+
+def test_a_cpu_plan_says_which_processors_compute_bf16(tmp_path: Path) -> None:
+    emulated = (update_golden.GOLDEN / "gemma-2-2b/i9-14900k/plan.md").read_text(encoding="utf-8")
+    assert "emulate" in emulated.lower()
+    text = (update_golden.GOLDEN / "gemma-2-2b/arc/plan.md").read_text(encoding="utf-8").lower()
+    assert "not verified upstream" in text
+
+
 def test_every_setting_of_the_recipe_reaches_the_config() -> None:
     config = yaml.safe_load((update_golden.GOLDEN / "pinned/card/axolotl.yaml").read_text(encoding="utf-8"))
     wanted = {

@@ -12,11 +12,11 @@ def optimisation(plan: Plan) -> Section:
     """Batch, optimiser, schedule, length of the run, regularisation."""
     setup = plan.setup
     keys = [
-        Key("micro_batch_size", setup.micro_batch, _batch(plan, "micro_batch")),
+        Key("micro_batch_size", setup.micro_batch, why(plan, "micro_batch")),
         Key(
             "gradient_accumulation_steps",
             setup.gradient_accumulation,
-            _batch(plan, "gradient_accumulation"),
+            why(plan, "gradient_accumulation"),
         ),
         decided(plan, "eval_batch_size", "eval_batch"),
         Key("optimizer", setup.optimizer, why(plan, "optimizer")),
@@ -33,12 +33,6 @@ def optimisation(plan: Plan) -> Section:
         keys.append(decided(plan, "label_smoothing_factor", "label_smoothing"))
     keys.append(decided(plan, "seed", "seed"))
     return Section("optimisation", tuple(keys))
-
-
-def _batch(plan: Plan, field: str) -> str:
-    """Its own decision where the plan holds one; the product that it is a factor of decides otherwise."""
-    named = {decision.field for decision in plan.decisions}
-    return why(plan, *(name for name in (field, "effective_batch") if name in named))
 
 
 def _warmup(plan: Plan) -> Key:

@@ -193,10 +193,7 @@ def _remarks(plan: Plan) -> str | None:
             "nothing."
         )
     elif not dataset.measured:
-        remarks.append(
-            "No dataset is built yet: the lengths of its rows are assumed. Run `recipe data`, then `recipe build` "
-            "again."
-        )
+        remarks.append("Run `recipe data`, then `recipe build` again: what is assumed of the rows is then counted.")
     if not remarks:
         return None
     return "\n".join(["## Remarks", "", *(f"- {' '.join(remark.split())}" for remark in remarks)])
