@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset_builder import prompting
-from dataset_builder.answer_first import grounds
 from dataset_builder.evidence import answer_problem, locate, project, question_problem
 from dataset_builder.facts import Fact
 from dataset_builder.ledger import Reply, Request
@@ -19,6 +18,7 @@ from dataset_builder.replies import BadReply, json_in, tagged_lines
 from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
 from dataset_builder.spec import Generator
 from dataset_builder.views import View
+from dataset_builder.wording import content_stems, grounds
 
 KINDS = ("direct", "how-to", "why", "default", "requirement", "comparison", "troubleshooting")
 MODEL_VIEWS = ("reworded", "reversed", "how-to", "symptom", "terse", "novice")
@@ -129,8 +129,6 @@ def _unrelated(answer: str, text: str, place: tuple[int, int] | None) -> str | N
     """Whether the quote has next to nothing to do with the answer."""
     if place is None:
         return None
-    from dataset_builder.answer_first import content_stems
-
     said = content_stems(project(answer)[0])
     near = content_stems(project(text[max(0, place[0] - 200) : place[1] + 200])[0])
     quoted = content_stems(project(text[place[0] : place[1]])[0])

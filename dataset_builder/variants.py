@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset_builder import views
-from dataset_builder.answer_first import grounds
 from dataset_builder.evidence import code_problem
 from dataset_builder.identifiers import exact_words, missing_words
 from dataset_builder.rows import Dropped, Grounded, Row, digest
 from dataset_builder.split import Split, same
 from dataset_builder.views import Corpus, View
+from dataset_builder.wording import grounds
 
 ROWS_A_FACT = {"standard": 4, "recall": 10}
 

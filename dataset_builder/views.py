@@ -145,12 +145,22 @@ def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
     if not subject or not answer.startswith(subject):
         return
     rest = answer[len(subject) :].strip()
-    match = re.match(r"(?:is|are) (?P<article>an?|the) (?P<what>[^.;]{12,160})[.;]?", rest)
+    said = re.split(r",? (?:and (?:its|it|the|their)|so|because|which|but)\b|;", rest.rstrip("."))[0].rstrip(",")
+    if re.search(r"\b(?:as well|too|also|then)$", said):
+        return  # it goes on from the sentence before
+    noun = re.match(
+        r"The (?:[a-z-]+ )?(?P<noun>key|field|option|command|method|profile|kind|mapping|function|flag)\b", subject
+    )
+    what = f"Which {noun['noun']}" if noun else "Which option" if subject.startswith("`-") else ""
+    match = re.match(r"(?:is|are) (?P<what>(?:an?|the) .{12,160})$", said)
     if match:
-        yield "reversed", f"Which term is described as {match['article']} {match['what'].rstrip('.,')}?", answer
-    elif re.match(r"[a-z]+s (?!is\b|are\b)[^.;]{8,160}\.?$", rest):
-        what = "Which option" if subject.startswith("`-") else "What"
-        yield "reversed", f"{what} {rest.rstrip('.')}?", answer
+        yield (
+            "reversed",
+            f"{what} is {match['what']}?" if what else f"Which term is described as {match['what']}?",
+            answer,
+        )
+    elif re.match(r"[a-z]+s (?!is\b|are\b).{8,160}$", said):
+        yield "reversed", f"{what or 'What'} {said}?", answer
     elif rest.startswith(": ") and 4 <= len(rest.split()) <= 22:
         kind = "option" if "`" in subject else "item"
         yield "reversed", f'Which {kind} does this describe: "{rest[2:].rstrip(".")}"?', answer
@@ -188,11 +198,13 @@ def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
             and _shape(name) == _shape(names[0])
             and name not in answer
             and name not in grounded.pair.quote
+            and name.casefold() not in {"none", "true", "false", "auto", "null"}
         ]
         if others:
             return answer.replace(names[0], others[int(digest(grounded.pair.id, "name"), 16) % len(others)])
-    numbers = re.findall(r"(?<![\w.`/-])\d{1,4}(?![\w.`/-])", answer)
-    if numbers and answer.count(numbers[0]) == 1:
+    # after a small word a number counts or measures; after a capital it may be part of a name ("Gemma 2")
+    numbers = re.findall(r"(?<=[a-z] )\d{1,4}(?![\w.,`/-])", answer)
+    if numbers and len(re.findall(rf"\b{numbers[0]}\b", answer)) == 1:
         wrong = str(int(numbers[0]) * 2 + 1)
         return answer.replace(numbers[0], wrong) if wrong not in exact_words(grounded.chunk.text) else None
     return None
@@ -232,7 +244,12 @@ def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
         "",
         question,
     ).rstrip("?")
-    short = re.sub(r"(?i)\s+(?:do|for|mean)$", "", short).strip()
+    short = re.sub(r"(?i)\s+(?:do|for|mean)$|^to (?=an? )", "", short).strip()
+    if question.startswith("What does "):  # "What does X take?": X is what is typed
+        short = re.sub(r"\s+[a-z]+$", "", short) if not re.search(r"(?i)\sdo\?$", question) else short
+    short = re.sub(r"^(?:which |how )?(.+) does (.+) have$", r"\2 \1", short)
+    if where and len(short.split()) < 2:
+        short = f"{short}, {where}"
     if 1 <= len(short.split()) <= 14 and short.casefold() != question.rstrip("?").casefold():
         prefix = {"how do": "how to ", "how ca": "how to "}.get(question[:6].casefold(), "")
         setting = f"{where}: " if where and len(where.split()) <= 4 and where.casefold() not in short.casefold() else ""

@@ -3,10 +3,11 @@
 import pytest
 
 from dataset_builder import sentences
-from dataset_builder.answer_first import first_line, template_problem, wording_problem
+from dataset_builder.answer_first import first_line
 from dataset_builder.chunks import chunk
 from dataset_builder.facts import Fact, facts
 from dataset_builder.materials import document
+from dataset_builder.wording import template_problem, wording_problem
 
 PAGE = """# Quay server
 
@@ -97,7 +98,8 @@ def test_sentences_end_where_they_end():
 
 
 def fact() -> tuple:
-    return next((each, one) for one in chunks() for each in facts(one) if each.question.startswith("What does the option `--r"))
+    found = ((each, one) for one in chunks() for each in facts(one))
+    return next(item for item in found if item[0].question.startswith("What does the option `--r"))
 
 
 @pytest.mark.parametrize("question", ["What is `--retries` used for with a failed upload?"])

@@ -71,7 +71,8 @@ def test_documents_become_a_table(project, monkeypatch):
     assert "50 rows" in done.output and "12 unique pairs" in done.output
     train, recall, transfer = rows("train.csv"), rows("eval_recall.csv"), rows("eval_transfer.csv")
     assert len(train) == 50 and len(recall) == 3 and transfer
-    assert {row["source"].split("#")[0] for row in train} == {"docs/quay.md"} and {row["licence"] for row in train} == {"MIT"}
+    assert {row["source"].split("#")[0] for row in train} == {"docs/quay.md"}
+    assert {row["licence"] for row in train} == {"MIT"}
     assert all(row["quote"] in PAGE for row in [*train, *recall, *transfer])
     held = {row["section"] for row in transfer}
     assert not held & {row["section"] for row in train}
@@ -101,7 +102,8 @@ def test_the_card_tells_all(project, monkeypatch):
     Scripted(monkeypatch, weak)
     run()
     card = (FOLDER / "card.md").read_text()
-    for part in ("12 unique pairs, 50 training rows", "| MIT | 50 |", "by a template", "| docs/quay.md | 12 |", "not-in-docs", "answer-first"):
+    parts = ("12 unique pairs, 50 training rows", "| MIT | 50 |", "by a template", "| docs/quay.md | 12 |")
+    for part in (*parts, "not-in-docs", "answer-first"):
         assert part in card, part
     assert "sections have at least one pair" in (FOLDER / "coverage.md").read_text()
 
@@ -164,7 +166,8 @@ def test_a_wrong_shard_is_wrong_usage(project, shard):
 
 
 def test_a_target_out_of_reach_ends_with_what_is_missing(project, monkeypatch):
-    (project / "recipe.yaml").write_text(RECIPE.replace("unique: 12", "unique: 500").replace("total: 50", "total: 5000"))
+    recipe = RECIPE.replace("unique: 12", "unique: 500").replace("total: 50", "total: 5000")
+    (project / "recipe.yaml").write_text(recipe)
     Scripted(monkeypatch, weak)
     done = run()
     assert done.exit_code == 0
@@ -192,7 +195,8 @@ def test_a_leak_between_training_and_evaluation_fails_the_build(project, monkeyp
 
 
 def test_an_estimate_makes_a_dozen_calls_that_the_build_then_has(project, monkeypatch):
-    monkeypatch.setattr("dataset_builder.estimate.probe", lambda *_: Capability("answer-first", None, None, False, "scripted"))
+    capable = Capability("answer-first", None, None, False, "scripted")
+    monkeypatch.setattr("dataset_builder.estimate.probe", lambda *_: capable)
     scripted = Scripted(monkeypatch, weak)
     done = run("--estimate")
     assert done.exit_code == 0 and "questions: 15 calls" in done.output and "from 12 real calls" in done.output

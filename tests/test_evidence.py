@@ -109,7 +109,8 @@ def test_code_of_an_answer_parses(language, good, bad):
 
 
 def test_exact_words_are_the_ones_that_mean_what_they_say():
-    text = "1. Set `lora_r` to 16 with --bf16 on a B580 (v2.1.0+cpu), see docs/gpu.md, e.g. training/inference and/or PyTorch."
+    text = "1. Set `lora_r` to 16 with --bf16 on a B580 (v2.1.0+cpu), see docs/gpu.md, e.g. "
+    text += "training/inference and/or PyTorch."
     assert exact_words(text) == {"lora_r", "16", "--bf16", "b580", "2.1.0+cpu", "docs/gpu.md", "pytorch"}
 
 

@@ -16,7 +16,8 @@ from dataset_builder.variants import chat
 
 
 def row(question: str = "What is A?", answer: str = "A is a thing.", name: str = "1") -> Row:
-    return Row(question, "", answer, chat(question, answer, None), name, name, "direct", "A is", "a.md#a", "A", "MIT", "0")
+    told = chat(question, answer, None)
+    return Row(question, "", answer, told, name, name, "direct", "A is", "a.md#a", "A", "MIT", "0")
 
 
 def test_the_header_is_the_fixed_one():

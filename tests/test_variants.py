@@ -124,7 +124,7 @@ def test_a_system_prompt_stands_in_front():
         (("reworded", "What does `--flag-a` set?", "`--flag-a` sets the blob cache to 4 entries by default."), "4"),
         (("reworded", "What sets the blob cache?", "It is set to 3 entries by default."), "lost what the parent asks"),
         (("reworded", "What does `--flag-a` set?", "`--flag-a` sets the size of the blob cache."), "lost a figure"),
-        (("reworded", "What does `--flag-a` set in Docker 27?", "`--flag-a` sets 3 entries by default."), "does not: 27"),
+        (("reworded", "What does `--flag-a` set in Docker 27?", "`--flag-a` sets 3 entries."), "does not: 27"),
         (("reworded", "What does `--flag-a` set?", " "), "empty"),
     ],
 )
@@ -135,7 +135,7 @@ def test_drift_is_dropped_with_its_reason(view, why):
 
 def test_views_of_a_model_come_first_and_are_checked():
     parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
-    good = ("symptom", "My blob cache is too small; does `--flag-a` matter?", "Yes: `--flag-a` sets it, 3 entries by default.")
+    good = ("symptom", "My blob cache is too small. What now, `--flag-a`?", "Yes: `--flag-a` sets it, 3 entries.")
     bad = ("novice", "What about `--flag-a`?", "`--flag-a` sets 77 entries.")
     found = made(2 * len(PAIRS), by_model={parent.pair.id: [good, bad]})
     assert good[1] in {row.instruction for row in found.train}
