@@ -111,7 +111,7 @@ def test_verdict_has_three_answers():
         answers[name] = word
         assert 0 <= probability <= 1
     assert answers == {name: name for name in answers}
-    assert fit_probability(total, total, machine()) == pytest.approx(0.5, abs=0.2)
+    assert fit_probability(total, total, machine()) > 0.5
 
 
 def test_too_little_host_ram_does_not_fit():

@@ -1,7 +1,7 @@
 """The peak as the largest of a few lines: each is a moment of the step, its bytes linear in the tokens of a micro-batch.
 
 A line's bytes are `const + per_token * tokens + per_token_length * tokens * sequence_len + per_chunk_row * rows`, where `rows` is
-Liger's chunk of the logits. All coefficients are >= 0, so a peak never shrinks when micro-batch or sequence length grow.
+Liger's chunk of the logits; `per_batched_token` counts when the micro-batch is above 1. All coefficients are >= 0, so a peak never shrinks when micro-batch or sequence length grow.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ class Term:
     per_token_length: float = 0.0
     """Times tokens x sequence length: attention scores kept whole (`eager`)."""
     per_chunk_row: float = 0.0
+    per_batched_token: float = 0.0
+    """Per token when the micro-batch is above 1."""
 
     def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
-        return self.const + (self.per_token + self.per_token_length * sequence_len) * tokens + self.per_chunk_row * rows
+        per_token = self.per_token + self.per_token_length * sequence_len
+        if tokens > sequence_len:
+            per_token += self.per_batched_token
+        return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,13 @@ class Line:
     per_token: float
     per_token_length: float
     per_chunk_row: float
+    per_batched_token: float
 
     def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
-        return self.const + (self.per_token + self.per_token_length * sequence_len) * tokens + self.per_chunk_row * rows
+        per_token = self.per_token + self.per_token_length * sequence_len
+        if tokens > sequence_len:
+            per_token += self.per_batched_token
+        return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
 def line(phase: str, terms: Iterable[Term]) -> Line:
@@ -48,6 +57,7 @@ def line(phase: str, terms: Iterable[Term]) -> Line:
         phase, kept,
         sum(term.const for term in kept), sum(term.per_token for term in kept),
         sum(term.per_token_length for term in kept), sum(term.per_chunk_row for term in kept),
+        sum(term.per_batched_token for term in kept),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from compiler.architecture import Architecture
 from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, chunk_rows, line
 from compiler.memory.loss import LossCost, loss_cost
-from compiler.memory.overhead import overhead_bytes, overhead_parts
+from compiler.memory.overhead import overhead_bytes, overhead_parts, slack_share
 from compiler.memory.static import Static, static_state
 from compiler.memory.zero import Shard, shard
 from compiler.values import Machine, Memory, Part, Setup
@@ -18,7 +18,7 @@ from compiler.values import Machine, Memory, Part, Setup
 
 def peak_lines(architecture: Architecture, setup: Setup, cpu: bool = False) -> tuple[Line, ...]:
     """The moments of a step that can be its peak. They do not depend on micro-batch; on sequence length only where a
-    sliding window needs a mask (`sdpa`)."""
+    sliding window needs a mask (`sdpa`). The last term of each is the allocator's slack."""
     length = setup.sequence_len if _needs_mask(architecture, setup) else 1
     shape = (
         setup.method, min(2, setup.gradient_accumulation), length, setup.gradient_checkpointing, setup.optimizer, setup.attention,
@@ -38,7 +38,27 @@ def _lines_of_shape(architecture: Architecture, shape: tuple[Any, ...], cpu: boo
         weights_dtype=weights_dtype, lora_r=rank, lora_dropout=float(dropout), lora_targets=targets, lora_kernels=kernels,
         double_quant=double_quant, train_embeddings=train_embeddings, zero_stage=zero_stage, offload=offload, devices=devices,
     )  # fmt: skip
-    return _peak_lines(architecture, setup, cpu)
+    return tuple(_with_slack(one, slack_share(setup, cpu)) for one in _peak_lines(architecture, setup, cpu))
+
+
+def _with_slack(one: Line, share: float) -> Line:
+    """Add what the allocator holds beside the tensors that come and go within a step. The share is the same for all lines of a
+    setup and so are the weights, so the highest line stays the highest."""
+    moving = [term for term in one.terms if term.name not in RESIDENT]
+    slack = Term(SLACK_PART, f"{share:.0%} of all but the weights: held by the allocator, not in use",
+                 share * sum(term.const for term in moving), share * sum(term.per_token for term in moving),
+                 share * sum(term.per_token_length for term in moving), share * sum(term.per_chunk_row for term in moving),
+                 share * sum(term.per_batched_token for term in moving))  # fmt: skip
+    return line(one.phase, (*one.terms, slack))
+
+
+RESIDENT = ("weights", "lora_weights")
+SLACK_PART = "allocator_slack"
+
+
+def without_slack(one: Line, tokens: int, sequence_len: int, rows: int) -> float:
+    """A line's live tensors alone."""
+    return one.bytes_at(tokens, sequence_len, rows) - one.terms[-1].bytes_at(tokens, sequence_len, rows)
 
 
 def _needs_mask(architecture: Architecture, setup: Setup) -> bool:
@@ -47,10 +67,10 @@ def _needs_mask(architecture: Architecture, setup: Setup) -> bool:
 
 
 def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> float:
-    """Live tensors of one device at the peak, without overheads."""
+    """Live tensors of one device at the peak, without allocator slack and overheads."""
     tokens = setup.micro_batch * setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    return max(one.bytes_at(tokens, setup.sequence_len, rows) for one in peak_lines(architecture, setup, cpu))
+    return max(without_slack(one, tokens, setup.sequence_len, rows) for one in peak_lines(architecture, setup, cpu))
 
 
 def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
@@ -58,8 +78,11 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
 
     It never shrinks when micro-batch, sequence length or rank grow, all else equal.
     """
-    live = round(live_bytes(architecture, setup, machine.backend == "cpu"))
-    return live + overhead_bytes(live, machine)
+    cpu = machine.backend == "cpu"
+    tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
+    rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
+    most = round(max(one.bytes_at(tokens, length, rows) for one in peak_lines(architecture, setup, cpu)))
+    return most + overhead_bytes(most, machine)
 
 
 def predict_memory(architecture: Architecture, setup: Setup, machine: Machine) -> Memory:
@@ -71,17 +94,17 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine) -
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
     lines = peak_lines(architecture, setup, machine.backend == "cpu")
     top = max(lines, key=lambda one: one.bytes_at(tokens, length, rows))
-    live = round(top.bytes_at(tokens, length, rows))
+    most = round(top.bytes_at(tokens, length, rows))
     parts = [Part(term.name, round(term.bytes_at(tokens, length, rows)), _fill(term, tokens)) for term in top.terms]
     parts = [part for part in parts if part.bytes]
-    # parts are whole bytes: what rounding loses goes to the largest, so that they sum to the live total
+    # parts are whole bytes: what rounding loses goes to the largest, so that they sum to the total
     largest = max(range(len(parts)), key=lambda index: parts[index].bytes)
-    parts[largest] = replace(parts[largest], bytes=parts[largest].bytes + live - sum(part.bytes for part in parts))
+    parts[largest] = replace(parts[largest], bytes=parts[largest].bytes + most - sum(part.bytes for part in parts))
     phases: dict[str, int] = {}
     for one in lines:
-        phases[one.phase] = max(phases.get(one.phase, 0), round(one.bytes_at(tokens, length, rows)))
+        phases[one.phase] = max(phases.get(one.phase, 0), round(without_slack(one, tokens, length, rows)))
     return Memory(
-        parts=(*parts, *overhead_parts(live, machine)),
+        parts=(*parts, *overhead_parts(machine)),
         peak_phase=top.phase,
         phases=tuple(phases.items()),
         host_parts=_host_parts(architecture, setup, tokens),
@@ -141,6 +164,9 @@ def _loss_lines(
     for size, phase in head.moments:
         loss = Term("logits", _LOSS_WORDS[setup.cross_entropy], *size)
         extra = (copies,) if phase == "forward" and copies.const else ()
+        if setup.cross_entropy == "chunked":  # chunks along the length of several rows are not contiguous
+            extra += (Term("logit_chunks", "two-byte copies of the chunks of logits, with a micro-batch above 1",
+                           per_batched_token=2.0 * architecture.vocab_size),)  # fmt: skip
         made.append(line("loss", (*base, *kept, *extra, loss)))
     return made
 

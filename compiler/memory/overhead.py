@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from compiler.values import Machine, Memory, Part
+from compiler.values import Machine, Memory, Part, Setup
 
 MIB = 2**20
 CUBLAS_BYTES = round(16.25 * MIB)
@@ -22,40 +22,47 @@ class Overhead:
     """One backend's constants."""
 
     context_bytes: int
-    slack: float
-    """Reserved but unused, as a share of live bytes."""
+    bias: float
+    """Mean of log(measured / predicted) over the calibration rows: below zero, the prediction is on the safe side."""
     error: float
-    """Standard deviation of log(measured / predicted) of the whole, from the calibration rows."""
+    """Standard deviation of the same."""
     how_context: str
 
 
 OVERHEADS = {
-    "cuda": Overhead(350 * MIB, 0.08, 0.06, "CUDA context, 141 MiB (T4) to 500 MiB (A100)"),
-    "rocm": Overhead(500 * MIB, 0.10, 0.08, "HIP context; not measured, taken above CUDA's"),
-    "xpu": Overhead(500 * MIB, 0.12, 0.10, "Level Zero context; not measured, taken above CUDA's"),
-    "cpu": Overhead(900 * MIB, 0.05, 0.08, "Python, torch and the trainer's own code in RAM"),
+    "cuda": Overhead(200 * MIB, -0.05, 0.087, "CUDA context and driver; 141 MiB measured on a T4"),
+    "rocm": Overhead(500 * MIB, -0.05, 0.11, "HIP context; not measured, taken above CUDA's"),
+    "xpu": Overhead(500 * MIB, -0.05, 0.12, "Level Zero context; not measured, taken above CUDA's"),
+    "cpu": Overhead(900 * MIB, 0.0, 0.08, "Python, torch and the trainer's own code in RAM"),
 }
+SLACK = {"full": 0.70, "eager": 0.38, "other": 0.33, "cpu": 0.05}
+"""What the caching allocator holds beside live tensors, as a share of what comes and goes within a step (live tensors but for
+the weights). Fitted on 77 published process readings (T4, A100; `docs/accuracy.md`); whole score matrices and the parameter-sized
+temporaries of full fine-tuning fragment most. On a CPU large blocks go back at once."""
 CONFIDENCE = 0.95
 """A setup `fits` when it stays inside the budget with this probability, `does not fit` below 1 minus it."""
 Z_CONFIDENCE = 1.6449
 
 
-def overhead_parts(live_bytes: float, machine: Machine) -> tuple[Part, ...]:
-    """The named parts beside live tensors: `cublas_workspace` (CUDA), `cuda_context`, `allocator_slack`."""
-    constants = OVERHEADS[machine.backend]
-    workspace = _workspace(machine)
+def slack_share(setup: Setup, cpu: bool) -> float:
+    """The share of `SLACK` for a setup."""
+    if cpu:
+        return SLACK["cpu"]
+    return SLACK["full" if setup.method == "full" else "eager" if setup.attention == "eager" else "other"]
+
+
+def overhead_parts(machine: Machine) -> tuple[Part, ...]:
+    """What a process takes whatever it trains: `cuda_context`, and `cublas_workspace` on CUDA."""
+    constants, workspace = OVERHEADS[machine.backend], _workspace(machine)
     parts = [Part("cuda_context", constants.context_bytes, constants.how_context)]
     if workspace:
         parts.append(Part("cublas_workspace", workspace, "two cuBLAS workspaces that torch allocates for itself"))
-    slack = round(constants.slack * live_bytes)
-    parts.append(Part("allocator_slack", slack, f"{constants.slack:.0%} of live bytes: reserved by the allocator, not in use"))
     return tuple(parts)
 
 
-def overhead_bytes(live_bytes: float, machine: Machine) -> int:
-    """The sum of `overhead_parts`, without building them."""
-    constants = OVERHEADS[machine.backend]
-    return constants.context_bytes + _workspace(machine) + round(constants.slack * live_bytes)
+def overhead_bytes(line_bytes: float, machine: Machine) -> int:
+    """The sum of `overhead_parts`; the allocator's slack is already in a line's bytes."""
+    return OVERHEADS[machine.backend].context_bytes + _workspace(machine)
 
 
 def _workspace(machine: Machine) -> int:
@@ -68,13 +75,15 @@ def fit_probability(total_bytes: int, budget_bytes: int, machine: Machine) -> fl
     """Probability that the run stays within the budget: the error of log(measured / predicted) is taken as normal."""
     if total_bytes <= 0:
         return 1.0
-    z = math.log(budget_bytes / total_bytes) / OVERHEADS[machine.backend].error
+    constants = OVERHEADS[machine.backend]
+    z = (math.log(budget_bytes / total_bytes) - constants.bias) / constants.error
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def margin_bytes(total_bytes: int, machine: Machine) -> int:
     """Bytes to keep free above the prediction, so that it fits with probability `CONFIDENCE`. Rounded up."""
-    return math.ceil(total_bytes * math.expm1(Z_CONFIDENCE * OVERHEADS[machine.backend].error))
+    constants = OVERHEADS[machine.backend]
+    return math.ceil(total_bytes * max(0.0, math.expm1(constants.bias + Z_CONFIDENCE * constants.error)))
 
 
 def verdict(memory: Memory, machine: Machine) -> tuple[str, float, int]:
