@@ -13,13 +13,14 @@ from itertools import product
 from typing import Any
 
 from compiler.constraints import conflict, dominated
+from compiler.domain import Domain
 from compiler.memory import margin_bytes, peak_lines, predict_memory, verdict
 from compiler.memory.lines import Line, chunk_rows
 from compiler.memory.overhead import overhead_bytes
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
 from compiler.rules.schedule import effective_batch_for
-from compiler.space import DOMAINS, Domain
+from compiler.space import DOMAINS
 from compiler.speed import predict_speed
 from compiler.values import Case, Machine, Memory, Setup, Speed
 

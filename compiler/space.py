@@ -8,9 +8,8 @@ A field that the recipe pins has one option. `Rejected.runs` tells what cannot w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+from compiler.domain import Domain, Rejected, domain
 from compiler.rules.draft import Draft, percent
 from compiler.rules.schedule import rows_per_sequence
 from compiler.rules.text import truncated_share
@@ -38,47 +37,6 @@ others
 Axolotl's plugin does nothing and says so in a warning only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A value that the search does not try."""
-
-    value: Any
-    reason: str
-    runs: bool = False
-    """True: it would run, but is not chosen unasked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Domain:
-    """What the search may try for one field; the order of the options is the preference between equals."""
-
-    field: str
-    options: tuple[Any, ...]
-    because: str
-    rejected: tuple[Rejected, ...] = ()
-    asked: bool = False
-
-    def rejection(self, value: Any) -> Rejected | None:
-        return next((one for one in self.rejected if one.value == value), None)
-
-    @property
-    def broken(self) -> str | None:
-        """Why a pinned value cannot run."""
-        if not self.asked:
-            return None
-        rejection = self.rejection(self.options[0])
-        return rejection.reason if rejection and not rejection.runs else None
-
-
-def _domain(
-    draft: Draft, field: str, options: tuple[Any, ...], because: str, rejected: tuple[Rejected, ...] = ()
-) -> Domain:
-    asked = draft.asked(field)
-    if asked is None:
-        return Domain(field, options, because, rejected)
-    return Domain(field, (asked,), f"asked for in the recipe (`training.{field}`)", rejected, asked=True)
-
-
 def method(draft: Draft) -> Domain:
     """Adapters: BF16 LoRA before 4-bit. Full fine-tuning and 8-bit only when asked for."""
     rejected = (
@@ -103,7 +61,7 @@ def method(draft: Draft) -> Domain:
         )
         rejected += (Rejected("qlora-4bit", why, runs=True),)
     because = "adapters on frozen weights: 16-bit before 4-bit at the same time per epoch"
-    return _domain(draft, "method", options, because, rejected)
+    return domain(draft, "method", options, because, rejected)
 
 
 def sequence_len(draft: Draft) -> Domain:
@@ -125,7 +83,7 @@ def sequence_len(draft: Draft) -> Domain:
         for length in (shortest // 4, shortest // 2)
         if length >= LENGTH_UNIT
     )
-    return _domain(draft, "sequence_len", options, because, shorter)
+    return domain(draft, "sequence_len", options, because, shorter)
 
 
 def _length_keeping(draft: Draft, share: float) -> int:
@@ -157,7 +115,7 @@ def sample_packing(draft: Draft) -> Domain:
             "Axolotl warns of zero loss (axolotl 0.19 `schemas/config.py`)",
             runs=True,
         )
-        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
+        return domain(draft, "sample_packing", (False,), no.reason, (no,))
     if asked:
         no = Rejected(
             True,
@@ -165,11 +123,11 @@ def sample_packing(draft: Draft) -> Domain:
             f"{asked * rows:.0f} rows, a different training",
             runs=True,
         )
-        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
+        return domain(draft, "sample_packing", (False,), no.reason, (no,))
     if rows < 1.25:
         no = Rejected(True, f"a sequence holds {rows:.2g} rows on average: nothing to pack", runs=True)
-        return _domain(draft, "sample_packing", (False,), no.reason, (no,))
-    return _domain(
+        return domain(draft, "sample_packing", (False,), no.reason, (no,))
+    return domain(
         draft,
         "sample_packing",
         (False, True),
@@ -203,7 +161,7 @@ def attention(draft: Draft) -> Domain:
         rejected.append(
             Rejected("eager", f"holds all scores, length x length for each head; {options[0]} never does", runs=True)
         )
-    return _domain(draft, "attention", tuple(options) or ("eager",), because, tuple(rejected))
+    return domain(draft, "attention", tuple(options) or ("eager",), because, tuple(rejected))
 
 
 def _flash_obstacle(draft: Draft) -> tuple[Rejected, ...]:
@@ -241,7 +199,7 @@ def cross_entropy(draft: Draft) -> Domain:
     options = ["standard", "liger", "chunked"]
     if draft.value("label_smoothing"):
         why = "label smoothing is computed from whole logits, which this loss never gives out"
-        return _domain(
+        return domain(
             draft,
             "cross_entropy",
             ("standard",),
@@ -280,14 +238,14 @@ def cross_entropy(draft: Draft) -> Domain:
             )
         )
     because = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
-    return _domain(draft, "cross_entropy", tuple(options), because, tuple(rejected))
+    return domain(draft, "cross_entropy", tuple(options), because, tuple(rejected))
 
 
 def gradient_checkpointing(draft: Draft) -> Domain:
     """Off where it fits; on costs a second forward pass; offload copies what is left over PCIe."""
     backend = draft.case.machine.backend
     if backend in ("cuda", "rocm"):
-        return _domain(
+        return domain(
             draft,
             "gradient_checkpointing",
             ("off", "on", "offload"),
@@ -298,7 +256,7 @@ def gradient_checkpointing(draft: Draft) -> Domain:
         f"{'fails' if backend == 'cpu' else 'is not verified'} on {backend}"
     )
     rejected = (Rejected("offload", reason, runs=backend == "xpu"),)
-    return _domain(
+    return domain(
         draft,
         "gradient_checkpointing",
         ("off", "on"),
@@ -327,7 +285,7 @@ def optimizer(draft: Draft) -> Domain:
         ]
     if draft.value("precision") == "fp32" and backend == "cpu":
         options = ("adamw_torch_fused",)
-    return _domain(
+    return domain(
         draft,
         "optimizer",
         options,
@@ -343,7 +301,7 @@ def zero_stage(draft: Draft) -> Domain:
         why = f"Axolotl asks DeepSpeed for the nccl backend; on {machine.backend} " + (
             "one process trains" if machine.backend == "cpu" else "it is not verified"
         )
-        return _domain(draft, "zero_stage", (0,), why, tuple(Rejected(stage, why, runs=True) for stage in (1, 2, 3)))
+        return domain(draft, "zero_stage", (0,), why, tuple(Rejected(stage, why, runs=True) for stage in (1, 2, 3)))
     frozen = Rejected(
         3,
         "shards weights that are frozen: gathering them for each layer costs more than adapters save "
@@ -356,13 +314,13 @@ def zero_stage(draft: Draft) -> Domain:
             spill = Rejected(
                 2, "adapters' optimizer states are small; paged 8-bit states do the same without DeepSpeed", runs=True
             )
-            return _domain(draft, "zero_stage", (0,), "one device: nothing to shard", (alone, spill, frozen))
-        return _domain(draft, "zero_stage", (0, 2, 3), "one device: DeepSpeed only for an offload", (alone,))
+            return domain(draft, "zero_stage", (0,), "one device: nothing to shard", (alone, spill, frozen))
+        return domain(draft, "zero_stage", (0, 2, 3), "one device: DeepSpeed only for an offload", (alone,))
     because = "plain data parallel needs the least traffic; a stage shards what does not fit"
     rejected = (Rejected(1, "stage 2 shards gradients as well, at no more traffic", runs=True),)
     if adapter:
-        return _domain(draft, "zero_stage", (0, 2), because, (*rejected, frozen))
-    return _domain(draft, "zero_stage", (0, 2, 3), because, rejected)
+        return domain(draft, "zero_stage", (0, 2), because, (*rejected, frozen))
+    return domain(draft, "zero_stage", (0, 2, 3), because, rejected)
 
 
 def offload(draft: Draft) -> Domain:
@@ -374,12 +332,12 @@ def offload(draft: Draft) -> Domain:
             if machine.backend == "cpu"
             else "DeepSpeed's offload is not verified on xpu"
         )
-        return _domain(
+        return domain(
             draft, "offload", ("none",), why, tuple(Rejected(name, why, runs=True) for name in ("optimizer", "params"))
         )
     because = "host RAM is reached over PCIe; used only where nothing else fits"
     if draft.full:
-        return _domain(draft, "offload", ("none", "optimizer", "params"), because)
+        return domain(draft, "offload", ("none", "optimizer", "params"), because)
     small = tuple(
         Rejected(name, f"only adapters are trained: {what}", runs=True)
         for name, what in (
@@ -387,7 +345,7 @@ def offload(draft: Draft) -> Domain:
             ("params", "frozen weights are smaller in 4 bits than they are slow over PCIe"),
         )
     )
-    return _domain(draft, "offload", ("none",), because, small)
+    return domain(draft, "offload", ("none",), because, small)
 
 
 DOMAINS: tuple[Callable[[Draft], Domain], ...] = (
