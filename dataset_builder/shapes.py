@@ -261,7 +261,7 @@ def _vague(subject: str) -> bool:
     low = subject.casefold()
     tokens = low.split()
     if len(tokens) > 7 or re.search(
-        r"\b(?:which|that|who|where|if|when|and then|is|are|was|can|will|must|should|may|has|have|not|you|we|it)\b", low
+        r"\b(?:which|that|who|where|if|when|and then|is|are|was|can|will|must|should|may|has|have|not|never|still|also|always|only|you|we|it)\b", low
     ):
         return True
     if tokens[0] in VERBS and subject[0].isupper() and "`" not in subject and len(tokens) > 1:
