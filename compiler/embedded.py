@@ -46,6 +46,9 @@ def prepare(folder: Path = FOLDER) -> Path:
 
     if prepared(folder):
         return folder
+    if folder.exists() and not (folder / RECORD).is_file() and any(folder.iterdir()):
+        # Only what an earlier version of this function put there may be replaced.
+        raise WorldProblem(f"{folder} holds something else than the embedded model", fix=f"move {folder} away")
     gguf = gguf_path()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:

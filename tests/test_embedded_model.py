@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from compiler.embedded import RECORD, prepare, prepared
+from compiler.problems import WorldProblem
 
 TEXTS = (
     "What does the option `--fp8` do?",
@@ -69,6 +70,13 @@ def test_a_folder_without_its_record_is_not_whole(tmp_path):
     assert not prepared(tmp_path)
     (tmp_path / RECORD).write_text('{"gguf_sha256": "of another file"}')
     assert not prepared(tmp_path)
+
+
+def test_a_folder_with_something_else_in_it_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(WorldProblem, match="holds something else"):
+        prepare(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "ten years of work"
 
 
 @pytest.mark.e2e

@@ -60,10 +60,11 @@ def test_an_unknown_target_is_one_message(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("name: r\nbase_model: embedded/smollm2-135m-instruct\ntargets: {cpu: {gpu: cpu}}\n")
+    recipe.write_text("name: r\nbase_model: embedded/smollm2-135m-instruct\n"
+                      "targets: {cpu: {gpu: cpu, ram_budget: 8 GiB}}\n")
     result = CliRunner().invoke(main, ["eval", str(recipe), "--target", "gpu"])
     assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)
+    assert "has no target 'gpu'" in result.stderr and "one of: cpu" in result.stderr
 
 
 @pytest.fixture(scope="module")
