@@ -256,13 +256,18 @@ def _passive(sentence: str) -> Reading | None:
     return Reading("statement", match["subject"], f"What happens to {_inside(match['subject'])}?")
 
 
+_NOT_A_NAME = re.compile(
+    r"\b(?:which|that|who|where|if|when|and then|is|are|was|can|will|must|should|may|has|have|not|never|still|also|"
+    r"always|only|you|we|it)\b"
+)
+"""Words that begin a clause or a predicate."""
+
+
 def _vague(subject: str) -> bool:
     """A subject that names nothing by itself, or is no noun phrase at all."""
     low = subject.casefold()
     tokens = low.split()
-    if len(tokens) > 7 or re.search(
-        r"\b(?:which|that|who|where|if|when|and then|is|are|was|can|will|must|should|may|has|have|not|never|still|also|always|only|you|we|it)\b", low
-    ):
+    if len(tokens) > 7 or _NOT_A_NAME.search(low):
         return True
     if tokens[0] in VERBS and subject[0].isupper() and "`" not in subject and len(tokens) > 1:
         return True

@@ -146,8 +146,8 @@ def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
         return
     rest = answer[len(subject) :].strip()
     said = re.split(r",? (?:and (?:its|it|the|their)|so|because|which|but)\b|;", rest.rstrip("."))[0].rstrip(",")
-    if re.search(r"\b(?:as well|too|also|then)$", said):
-        return  # it goes on from the sentence before
+    if re.search(r"\b(?:as well|too|also|then)$", said) or len(said.split()) < 4:
+        return  # it goes on from the sentence before, or could be said of anything
     noun = re.match(
         r"The (?:[a-z-]+ )?(?P<noun>key|field|option|command|method|profile|kind|mapping|function|flag)\b", subject
     )
@@ -202,11 +202,12 @@ def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
         ]
         if others:
             return answer.replace(names[0], others[int(digest(grounded.pair.id, "name"), 16) % len(others)])
-    # after a small word a number counts or measures; after a capital it may be part of a name ("Gemma 2")
-    numbers = re.findall(r"(?<=[a-z] )\d{1,4}(?![\w.,`/-])", answer)
-    if numbers and len(re.findall(rf"\b{numbers[0]}\b", answer)) == 1:
-        wrong = str(int(numbers[0]) * 2 + 1)
-        return answer.replace(numbers[0], wrong) if wrong not in exact_words(grounded.chunk.text) else None
+    # after a small word a number counts or measures; after a capital, or "stage", it is part of a name ("Gemma 2")
+    found = re.search(r"(?:^|\s)(?!stage|step|version|level|part)[a-z]+ (\d{1,4})(?![\w.,`/-])", answer)
+    if found and len(re.findall(rf"\b{found[1]}\b", answer)) == 1:
+        wrong = str(int(found[1]) * 2 + 1)
+        if wrong not in exact_words(grounded.chunk.text):
+            return answer[: found.start(1)] + wrong + answer[found.end(1) :]
     return None
 
 
@@ -247,7 +248,9 @@ def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
     short = re.sub(r"(?i)\s+(?:do|for|mean)$|^to (?=an? )", "", short).strip()
     if question.startswith("What does "):  # "What does X take?": X is what is typed
         short = re.sub(r"\s+[a-z]+$", "", short) if not re.search(r"(?i)\sdo\?$", question) else short
-    short = re.sub(r"^(?:which |how )?(.+) does (.+) have$", r"\2 \1", short)
+    short = re.sub(r"(?i)^(?:which |how much )?(.+) does (?:an? |the )?(.+) have$", r"\2 \1", short)
+    if "what happens to " in question.casefold():
+        short = short.removeprefix("to ")
     if where and len(short.split()) < 2:
         short = f"{short}, {where}"
     if 1 <= len(short.split()) <= 14 and short.casefold() != question.rstrip("?").casefold():
