@@ -17,11 +17,31 @@ LLAMA = from_config({"model_type": "llama", "vocab_size": 128256, "hidden_size":
 GEMMA = from_config({"model_type": "gemma2", "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
                      "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
                      "max_position_embeddings": 8192})  # fmt: skip
-SETUP = Setup("qlora-4bit", 1, 1, 2048, "on", "adamw_torch_fused", "flash_attention_2", "standard", False, "bf16", "bf16", 16, 32)
+SETUP = Setup(
+    "qlora-4bit", 1, 1, 2048, "on", "adamw_torch_fused", "flash_attention_2", "standard", False, "bf16", "bf16", 16, 32
+)
 
 
 def machine(**changes: object) -> Machine:
-    base = Machine("rtx-3090", "RTX 3090", "cuda", 1, 24 * GIB, 24 * GIB, 64 * GIB, "sm_86", True, True, True, True, 71, 936, 16, False, None)
+    base = Machine(
+        "rtx-3090",
+        "RTX 3090",
+        "cuda",
+        1,
+        24 * GIB,
+        24 * GIB,
+        64 * GIB,
+        "sm_86",
+        True,
+        True,
+        True,
+        True,
+        71,
+        936,
+        16,
+        False,
+        None,
+    )
     return replace(base, **changes)
 
 

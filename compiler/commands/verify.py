@@ -48,12 +48,23 @@ def _need_training_packages() -> None:
 
     missing = [name for name in ("torch", "transformers", "peft", "bitsandbytes", "axolotl") if find_spec(name) is None]
     if missing:
-        raise WorldProblem(f"a trace runs {', '.join(missing)}, which is not installed here", "run `make setup`, or install the extra `train`")
+        raise WorldProblem(
+            f"a trace runs {', '.join(missing)}, which is not installed here",
+            "run `make setup`, or install the extra `train`",
+        )
 
 
 def describe(setup: object) -> str:
     """The setup in one line."""
-    names = ("method", "micro_batch", "sequence_len", "gradient_checkpointing", "optimizer", "attention", "cross_entropy")
+    names = (
+        "method",
+        "micro_batch",
+        "sequence_len",
+        "gradient_checkpointing",
+        "optimizer",
+        "attention",
+        "cross_entropy",
+    )
     return ", ".join(f"{name.replace('_', ' ')} {getattr(setup, name)}" for name in names)
 
 
@@ -67,7 +78,9 @@ def table(result: Comparison) -> str:
     lines += [_line(*total), "", "by phase"]
     lines += [_phase(row) for row in result.phases]
     word = "within" if abs(result.error) <= TOLERANCE else "BEYOND"
-    lines.append(f"\n{result.error:+.2%} of the traced peak, {word} {TOLERANCE:.0%}; traced in {result.traced.seconds:.0f} s")
+    lines.append(
+        f"\n{result.error:+.2%} of the traced peak, {word} {TOLERANCE:.0%}; traced in {result.traced.seconds:.0f} s"
+    )
     lines.append("Not traced: CUDA context, cuBLAS workspaces, what the allocator reserves beyond live tensors.")
     if result.note:
         lines.append(result.note + ".")

@@ -118,7 +118,9 @@ def _elementwise(tape: Tape, x: Tensor, passes: bool = False) -> Tensor:
     """Times a number, or plus the mask (`passes`: the gradient goes through unchanged)."""
     heads = x.elements
     out = tape.bytes_(per_length=HALF * heads)
-    return tape.make(out, heads, HALF, (x,), (), lambda grad: (grad[0] if passes else tape.bytes_(per_length=HALF * heads),))
+    return tape.make(
+        out, heads, HALF, (x,), (), lambda grad: (grad[0] if passes else tape.bytes_(per_length=HALF * heads),)
+    )
 
 
 def _tanh(tape: Tape, x: Tensor) -> Tensor:

@@ -157,7 +157,9 @@ def _attention(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
     elif key.kernels and all(kind.rank for kind in kinds):
         query, key_, value = fused_projection(tape, x, [one.out_features for one in projections], kinds[0])
     else:
-        query, key_, value = (linear(tape, x, one.out_features, kind) for one, kind in zip(projections, kinds, strict=True))
+        query, key_, value = (
+            linear(tape, x, one.out_features, kind) for one, kind in zip(projections, kinds, strict=True)
+        )
     if a.qk_norm:
         query = _norm(tape, query, a, key.full, a.num_heads if a.qk_norm_per_head else 1)
         key_ = _norm(tape, key_, a, key.full, a.num_kv_heads if a.qk_norm_per_head else 1)

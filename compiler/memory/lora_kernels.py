@@ -62,7 +62,9 @@ def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -
         return result
 
     function = tape.make(results[0], 0, HALF, (x,), (x.storage, copies), backward)
-    return [tape.make(storage, size, HALF, (function,), (), hold) for storage, size in zip(results, outputs, strict=True)]
+    return [
+        tape.make(storage, size, HALF, (function,), (), hold) for storage, size in zip(results, outputs, strict=True)
+    ]
 
 
 def fused_mlp(tape: Tape, x: Tensor, mlp: int, kind: Adapter) -> Tensor:

@@ -36,11 +36,18 @@ def _cost(a: Architecture, cross_entropy: str, stream_width: int, head_width: in
     else:
         hidden = layer_norm(tape, hidden, cast_back=a.norm == "layernorm-plain")
     run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
-    loss = run(tape, hidden, a, head_width, trains_head)
+    loss, logits = run(tape, hidden, a, head_width, trains_head)
     del hidden
+    if logits is not None:  # accelerate copies the logits that the model returns to FP32
+        returned = tape.bytes_(FP32 * a.vocab_size)
+        del returned, logits
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
     return LossCost(tuple(highest(tape.moments)), sum(storage.size[0] for storage in tape.kept), float(copy))
+
+
+Loss = tuple[Tensor, Tensor | None]
+"""The loss, and the logits where the model returns them."""
 
 
 def _logits(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
@@ -67,7 +74,7 @@ def _logits(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains
     return logits
 
 
-def _standard(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+def _standard(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """transformers' `ForCausalLMLoss`, and accelerate's FP32 copy of the logits that the model returns."""
     logits = _logits(tape, hidden, a, head_width, trains_head)
     vocab = a.vocab_size
@@ -83,13 +90,10 @@ def _standard(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trai
     normal = tape.make(probabilities, vocab, FP32, (wide,), (probabilities,), softmax_backward)
     del probabilities, wide
     loss = tape.make(tape.bytes_(const=FP32), 0, FP32, (normal,), (), pick_backward)
-    del normal
-    returned = tape.bytes_(FP32 * vocab)
-    del returned, logits
-    return loss
+    return loss, logits
 
 
-def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """Axolotl's chunks under torch.compile: two-byte logits kept, gradients in two bytes, then joined; accelerate's FP32 copy
     of the returned logits is the highest moment."""
     logits = _logits(tape, hidden, a, head_width, trains_head)
@@ -104,13 +108,10 @@ def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, train
 
     parts = tape.make(logits.storage, vocab, HALF, (logits,), (), join_backward)
     loss = tape.make(tape.bytes_(const=FP32), 0, FP32, (parts,), (parts.storage, rows), parts_backward)
-    del rows, parts
-    returned = tape.bytes_(FP32 * vocab)
-    del returned, logits
-    return loss
+    return loss, logits
 
 
-def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """One chunk of logits at a time; both gradients are made in forward and wait for backward."""
     size, width, inputs = a.vocab_size * a.hidden_size, hidden.width, a.hidden_size
     saved = [tape.bytes_(width * inputs)]
@@ -138,10 +139,10 @@ def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_
         saved.clear()
         return (result,)
 
-    return tape.make(tape.bytes_(const=FP32), 0, FP32, (hidden,), (), backward)
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (hidden,), (), backward), None
 
 
-def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
+def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """Only one FP32 log-sum-exp a token survives; backward writes both gradients directly."""
     size, inputs = a.vocab_size * a.hidden_size, a.hidden_size
     narrow = cast(tape, hidden, HALF)
@@ -158,4 +159,4 @@ def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_he
             tape.kept.append(weight)
         return (result,)
 
-    return tape.make(tape.bytes_(const=FP32), 0, FP32, (narrow,), saved, backward)
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (narrow,), saved, backward), None

@@ -130,7 +130,9 @@ def _peak_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Li
     ]
     if setup.method == "full" or setup.train_embeddings:
         lines.append(line("backward", (*base, gradients, _embedding_tail(architecture, setup, static))))
-    step = Term("optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies)
+    step = Term(
+        "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
+    )
     lines.append(line("optimizer", (*base, gradients, step)))
     return tuple(lines)
 
@@ -182,8 +184,18 @@ def _layer_lines(architecture: Architecture, setup: Setup, base: tuple[Term, ...
         inside = Term("layer", f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight", *size)
         if setup.gradient_accumulation > 1:
             tied = architecture.tie_word_embeddings and head.gradients
-            waiting = (Term("head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients),) if tied else ()
-            made.append(line("layer", (*base, gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside)))
+            waiting = (
+                (
+                    Term(
+                        "head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients
+                    ),
+                )
+                if tied
+                else ()
+            )
+            made.append(
+                line("layer", (*base, gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside))
+            )
             continue
         for kept, done in ((others[0], 0), (others[1], layers - 1)):
             there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
@@ -206,7 +218,11 @@ def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) ->
     beside them. Untied: the embedding's gradient is the last of the gradients, or is added to an earlier one."""
     several = setup.gradient_accumulation > 1
     tables = (3 if several else 2) if architecture.tie_word_embeddings else int(several)
-    return Term("embedding_gradient", "gradients of head and embedding before they are added up", tables * static.embedding_gradient)
+    return Term(
+        "embedding_gradient",
+        "gradients of head and embedding before they are added up",
+        tables * static.embedding_gradient,
+    )
 
 
 def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
@@ -218,7 +234,9 @@ def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) ->
                           float(stream_width * architecture.hidden_size)))  # fmt: skip
     if setup.attention == "eager":
         masks = 2 if 0 < architecture.windowed_layers < architecture.num_layers else 1
-        terms.append(Term("attention_mask", f"{masks} causal masks of length x length", 0, 0, float(masks * stream_width)))
+        terms.append(
+            Term("attention_mask", f"{masks} causal masks of length x length", 0, 0, float(masks * stream_width))
+        )
     elif _needs_mask(architecture, setup):
         terms.append(Term("attention_mask", "boolean mask of the sliding window", 0, 0, 1.0))
     return tuple(terms)
@@ -249,7 +267,14 @@ def _kept(setup: Setup, layer: LayerCost, architecture: Architecture, layers: in
         return ()
     if setup.gradient_checkpointing == "on":
         stream = layer.stream_width * architecture.hidden_size
-        return (Term("checkpoints", f"input of each of {layers} layers in {layer.stream_width} bytes", 0, float(stream * layers)),)
+        return (
+            Term(
+                "checkpoints",
+                f"input of each of {layers} layers in {layer.stream_width} bytes",
+                0,
+                float(stream * layers),
+            ),
+        )
     return (Term("activations", f"saved tensors of {layers} layers", *(layers * value for value in layer.saved)),)
 
 
@@ -258,13 +283,30 @@ def _host_parts(architecture: Architecture, setup: Setup, tokens: int) -> tuple[
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
     devices = max(1, setup.devices)
-    parts = [Part("host_process", devices * 3 * 2**30, f"{devices} training processes of about 3 GiB: Python, torch, CUDA's own")]
+    parts = [
+        Part(
+            "host_process",
+            devices * 3 * 2**30,
+            f"{devices} training processes of about 3 GiB: Python, torch, CUDA's own",
+        )
+    ]
     if rank.host_states:
-        parts.append(Part("host_optimizer", round(rank.host_states), "optimizer states in host RAM" + (f"; {rank.how}" if rank.how else "; paged")))
+        parts.append(
+            Part(
+                "host_optimizer",
+                round(rank.host_states),
+                "optimizer states in host RAM" + (f"; {rank.how}" if rank.how else "; paged"),
+            )
+        )
     if rank.host_weights:
         parts.append(Part("host_weights", round(rank.host_weights), f"weights in host RAM; {rank.how}"))
     if setup.gradient_checkpointing == "offload":
         each = static.stream_bytes * architecture.hidden_size * architecture.num_layers * tokens
-        parts.append(Part("host_checkpoints", devices * each, f"input of each of {architecture.num_layers} layers x {tokens:,} tokens"))
+        parts.append(
+            Part(
+                "host_checkpoints",
+                devices * each,
+                f"input of each of {architecture.num_layers} layers x {tokens:,} tokens",
+            )
+        )
     return tuple(parts)
-

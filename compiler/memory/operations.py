@@ -34,7 +34,9 @@ def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
     if x.width == width:
         return x
     old, elements = x.width, x.elements
-    return tape.make(tape.bytes_(elements * width), elements, width, (x,), (), lambda grad: (tape.bytes_(elements * old),))
+    return tape.make(
+        tape.bytes_(elements * width), elements, width, (x,), (), lambda grad: (tape.bytes_(elements * old),)
+    )
 
 
 def add(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
@@ -52,7 +54,9 @@ def add(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
 def scale(tape: Tape, x: Tensor) -> Tensor:
     """Times a Python number: nothing is saved."""
     elements, width = x.elements, x.width
-    return tape.make(tape.bytes_(elements * width), elements, width, (x,), (), lambda grad: (tape.bytes_(elements * width),))
+    return tape.make(
+        tape.bytes_(elements * width), elements, width, (x,), (), lambda grad: (tape.bytes_(elements * width),)
+    )
 
 
 def unary(tape: Tape, x: Tensor, keep_output: bool = False) -> Tensor:
@@ -102,7 +106,9 @@ def rms_norm(tape: Tape, x: Tensor, style: str, trainable: bool, heads: float = 
             del product
         return (inner,)
 
-    normal = tape.make(tape.bytes_(elements * FP32), elements, FP32, (wide,), (wide.storage, inverse), normalise_backward)
+    normal = tape.make(
+        tape.bytes_(elements * FP32), elements, FP32, (wide,), (wide.storage, inverse), normalise_backward
+    )
     del wide
     if style == "llama":
         normal = cast(tape, normal, width)
@@ -239,5 +245,3 @@ def _linear_8bit(tape: Tape, x: Tensor, outputs: float, size: float) -> Tensor:
         return (result,)
 
     return tape.make(out_storage, outputs, width, (x,), (x.storage,), backward)
-
-

@@ -95,10 +95,11 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     table = counts.embedding + counts.head
     weights = (linear_bytes * counts.linear + embedding_bytes * (table + counts.norm) + loaded * counts.positions
                + (4 if quantised else loaded) * counts.bias)  # fmt: skip
+    weights += architecture.learned_positions**2  # GPT-BigCode's boolean causal mask is a buffer
     if setup.method == "lora-8bit":  # one FP32 scale an output row
         weights += 4 * counts.layers * sum(linear.out_features for linear in architecture.linears)
     if full:
-        trainable, adapters, gradients = counts.total, 0, weights
+        trainable, adapters, gradients = counts.total, 0, weights - architecture.learned_positions**2
     else:
         trainable = architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
         adapters = gradients = 4 * trainable
@@ -119,7 +120,9 @@ def _linear_bytes(setup: Setup, loaded: int) -> float:
     return 1 if setup.method == "lora-8bit" else loaded
 
 
-def _states(architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int) -> tuple[float, float]:
+def _states(
+    architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int
+) -> tuple[float, float]:
     """(device, host) bytes of the optimizer states, tensor by tensor for bitsandbytes: tensors under 4096 elements stay FP32,
     those under 1e5 are not paged, and every `nn.Embedding` stays FP32 (transformers' `Trainer.create_optimizer`)."""
     kind = optimizer_of(setup)

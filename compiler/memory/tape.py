@@ -34,7 +34,9 @@ class Node:
 
     __slots__ = ("backward", "inputs", "saved")
 
-    def __init__(self, inputs: Sequence[Tensor], saved: Sequence[Storage], backward: Callable[[list[Storage]], Grads]) -> None:
+    def __init__(
+        self, inputs: Sequence[Tensor], saved: Sequence[Storage], backward: Callable[[list[Storage]], Grads]
+    ) -> None:
         self.inputs, self.saved, self.backward = [tensor.node for tensor in inputs], list(saved), backward
 
 
@@ -76,7 +78,9 @@ class Tape:
         if sign > 0:
             self.moments.setdefault(tuple(live), self.phase)
 
-    def bytes_(self, per_token: float = 0.0, const: float = 0.0, per_length: float = 0.0, per_row: float = 0.0) -> Storage:
+    def bytes_(
+        self, per_token: float = 0.0, const: float = 0.0, per_length: float = 0.0, per_row: float = 0.0
+    ) -> Storage:
         return Storage(self, (const, per_token, per_length, per_row))
 
     def leaf(self, elements: float, width: int) -> Tensor:
@@ -125,5 +129,3 @@ def highest(moments: dict[Size, str]) -> list[tuple[Size, str]]:
         if not any(all(a + 1e-6 >= b for a, b in zip(other, size, strict=True)) for other, _ in kept):
             kept.append((size, phase))
     return kept
-
-

@@ -49,7 +49,9 @@ def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
     host_states = host_weights = 0.0
     if stage == 3:
         counts = architecture.parameters
-        buffers += 2 * 2.0 * (counts.linear_per_layer + counts.bias_per_layer + counts.norm_per_layer) + 2.0 * counts.embedding
+        buffers += (
+            2 * 2.0 * (counts.linear_per_layer + counts.bias_per_layer + counts.norm_per_layer) + 2.0 * counts.embedding
+        )
         weights, adapters = weights / ranks, adapters / ranks
     if setup.offload in ("optimizer", "params"):
         # the host keeps master, moments and the FP32 gradients of every rank, plus a pinned transfer buffer
@@ -58,7 +60,9 @@ def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
         gradients = 0.0 if stage >= 2 else gradients
     if setup.offload == "params":
         host_weights, weights, adapters = (weights + adapters) * ranks, 0.0, 0.0
-    how = f"ZeRO-{stage} over {ranks} devices" + (f", {setup.offload} offloaded to host RAM" if setup.offload != "none" else "")
+    how = f"ZeRO-{stage} over {ranks} devices" + (
+        f", {setup.offload} offloaded to host RAM" if setup.offload != "none" else ""
+    )
     return Shard(weights, adapters, gradients, states, copies, buffers, host_states, host_weights, how)
 
 

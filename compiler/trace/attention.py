@@ -61,7 +61,9 @@ class MemoryEfficientAttention(torch.autograd.Function):
     """torch's memory-efficient kernel, what SDPA takes on CUDA with an additive mask or on a card without flash."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         batch, heads, length, _ = query.shape
         out = _like_heads_last(query)
         log_sum_exp = torch.empty((batch, heads, -(-length // 32) * 32), dtype=torch.float32, device=query.device)
@@ -97,7 +99,10 @@ class Softmax(torch.autograd.Function):
 
 
 def cuda_softmax(
-    input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None  # noqa: A002
+    input: torch.Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """`torch.nn.functional.softmax` as CUDA computes it; autocast takes it to FP32."""
     assert dim is not None
@@ -125,7 +130,9 @@ def cuda_sdpa(memory_efficient: bool) -> Callable[..., torch.Tensor]:
                 groups = query.shape[1] // key.shape[1]
                 key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
             if attn_mask is not None and attn_mask.dtype == torch.bool:
-                attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), float("-inf"))
+                attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
+                    attn_mask.logical_not(), float("-inf")
+                )
             return MemoryEfficientAttention.apply(query, key, value, attn_mask)
 
     return attend

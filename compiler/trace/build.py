@@ -74,7 +74,9 @@ def _adapt(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) ->
 
 def lora_target_names(causal: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     """Module names for PEFT, of every linear but the head or of those that `lora_targets` selects."""
-    linears = sorted({name.rpartition(".")[2] for name, module in causal.named_modules() if _is_linear(module)} - {"lm_head"})
+    linears = sorted(
+        {name.rpartition(".")[2] for name, module in causal.named_modules() if _is_linear(module)} - {"lm_head"}
+    )
     if targets == "all-linear":
         return linears
     if targets == "attention":

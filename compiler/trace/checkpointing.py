@@ -24,7 +24,10 @@ class OffloadedCheckpoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         hidden = torch.empty(ctx.shape, dtype=ctx.dtype, device=ctx.device).requires_grad_()
-        with torch.enable_grad(), torch.autocast("cpu", dtype=ctx.autocast or torch.bfloat16, enabled=ctx.autocast is not None):
+        with (
+            torch.enable_grad(),
+            torch.autocast("cpu", dtype=ctx.autocast or torch.bfloat16, enabled=ctx.autocast is not None),
+        ):
             out = ctx.function(hidden, *ctx.args)
         torch.autograd.backward(out, grad)
         return (None, hidden.grad) + (None,) * len(ctx.args)

@@ -32,7 +32,11 @@ class Labels:
 
     def of(self, tensor: torch.Tensor, phase: str) -> str:
         shape = tuple(tensor.shape)
-        if phase == "backward" and len(shape) == 2 and (shape in self.gradient_shapes or shape[::-1] in self.gradient_shapes):
+        if (
+            phase == "backward"
+            and len(shape) == 2
+            and (shape in self.gradient_shapes or shape[::-1] in self.gradient_shapes)
+        ):
             return "gradients"
         return "logits" if len(shape) > 1 and shape[-1] == self.vocab_size else "activations"
 

@@ -65,7 +65,9 @@ def install_lora_kernels(model: nn.Module) -> None:
         if hasattr(attention, "q_proj"):
             qkv = _adapted(attention, "q_proj", "k_proj", "v_proj")
             attention.apply_qkv = MethodType(kernels.apply_lora_qkv if qkv else patches.original_apply_qkv, attention)
-            attention.apply_o = MethodType(kernels.apply_lora_o if _adapted(attention, "o_proj") else patches.original_apply_o, attention)
+            attention.apply_o = MethodType(
+                kernels.apply_lora_o if _adapted(attention, "o_proj") else patches.original_apply_o, attention
+            )
             attention.forward = MethodType(_patched_forward(type(attention), patches), attention)
         if _adapted(layer.mlp, "gate_proj", "up_proj", "down_proj"):
             layer.mlp.forward = MethodType(mlp_forward, layer.mlp)
@@ -82,7 +84,9 @@ def _patched_forward(attention_class: type, patches: ModuleType) -> Any:
         if original in source:
             source = source.replace(original, patched)
             break
-    source = source.replace(patches.ORIGINAL_O_CODE, patches.PATCHED_O_CODE).replace("def forward(", "def patched_forward(", 1)
+    source = source.replace(patches.ORIGINAL_O_CODE, patches.PATCHED_O_CODE).replace(
+        "def forward(", "def patched_forward(", 1
+    )
     names = dict(vars(sys.modules[attention_class.__module__]))
     exec("from __future__ import annotations\n" + source, names)
     return names["patched_forward"]

@@ -98,7 +98,9 @@ def chunked_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int | N
 def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., SimpleNamespace]:
     def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
-        hidden = _decoder(self)(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False)[0]
+        hidden = _decoder(self)(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
+        )[0]
         target = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous().view(-1)
         loss = function.apply(hidden.reshape(-1, hidden.shape[-1]), self.lm_head.weight, target)
         return SimpleNamespace(loss=loss, logits=None)
@@ -111,7 +113,9 @@ def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
 
     def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
-        hidden = _decoder(self)(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False)[0]
+        hidden = _decoder(self)(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
+        )[0]
         logits = self.lm_head(hidden)
         softcap = getattr(self.config, "final_logit_softcapping", None)
         if softcap:

@@ -46,7 +46,9 @@ def make_optimizer(model: nn.Module, name: str, kind: Optimizer) -> torch.optim.
     """The optimizer of a setup over the model's trainable parameters."""
     trainable = [one for one in model.parameters() if one.requires_grad]
     if kind.bits8 or kind.paged:
-        embeddings = [one for module in model.modules() if isinstance(module, nn.Embedding) for one in module.parameters()]
+        embeddings = [
+            one for module in model.modules() if isinstance(module, nn.Embedding) for one in module.parameters()
+        ]
         return BitsAndBytesOptimizer(trainable, kind, embeddings)
     if name == "sgd":
         return torch.optim.SGD(trainable, lr=1e-5, foreach=True)

@@ -68,17 +68,23 @@ class MatMul8Bit(torch.autograd.Function):
         return torch.matmul(grad.to(rows.dtype), weight).view(ctx.shape), grad_bias, None
 
 
-def quantise_linears(model: nn.Module, bits: int, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool) -> None:
+def quantise_linears(
+    model: nn.Module, bits: int, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool
+) -> None:
     """Replace every linear but the head (transformers' `modules_to_not_convert`) by its 4-bit or 8-bit counterpart, on meta."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "lm_head":
             parent = model.get_submodule(name.rpartition(".")[0])
-            layer = _linear_4bit(module, weight_dtype, compute_dtype, double_quant) if bits == 4 else _linear_8bit(module)
+            layer = (
+                _linear_4bit(module, weight_dtype, compute_dtype, double_quant) if bits == 4 else _linear_8bit(module)
+            )
             setattr(parent, name.rpartition(".")[2], layer)
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = bits == 4, bits == 8
 
 
-def _linear_4bit(linear: nn.Linear, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool) -> nn.Module:
+def _linear_4bit(
+    linear: nn.Linear, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool
+) -> nn.Module:
     import bitsandbytes as bnb
 
     class TracedLinear4bit(bnb.nn.Linear4bit):
@@ -102,7 +108,10 @@ def _linear_4bit(linear: nn.Linear, weight_dtype: torch.dtype, compute_dtype: to
     layer.weight, layer.bias, layer.compute_dtype, layer.weight_dtype = packed, linear.bias, compute_dtype, weight_dtype
     layer.compute_type_is_set, layer.quant_state, layer.quant_storage = True, None, torch.bfloat16
     layer.double_quant = double_quant
-    buffers = {"absmax": meta((blocks,), dtype=torch.uint8 if double_quant else torch.float32), "code": meta((16,), dtype=torch.float32)}
+    buffers = {
+        "absmax": meta((blocks,), dtype=torch.uint8 if double_quant else torch.float32),
+        "code": meta((16,), dtype=torch.float32),
+    }
     if double_quant:
         buffers |= {"absmax2": meta((-(-blocks // NESTED_BLOCK),), dtype=torch.float32),
                     "code2": meta((256,), dtype=torch.float32), "offset": meta((), dtype=torch.float32)}  # fmt: skip
@@ -126,7 +135,11 @@ def _linear_8bit(linear: nn.Linear) -> nn.Module:
     layer.out_features, layer.in_features = linear.weight.shape
     layer.weight = nn.Parameter(torch.empty(linear.weight.shape, dtype=torch.int8, device="meta"), requires_grad=False)
     layer.bias = linear.bias
-    layer.register_buffer("SCB", torch.empty((layer.out_features,), dtype=torch.float32, device="meta"), persistent=False)
-    layer.state = SimpleNamespace(has_fp16_weights=False, threshold=6.0, use_pool=False, is_training=True, memory_efficient_backward=False)
+    layer.register_buffer(
+        "SCB", torch.empty((layer.out_features,), dtype=torch.float32, device="meta"), persistent=False
+    )
+    layer.state = SimpleNamespace(
+        has_fp16_weights=False, threshold=6.0, use_pool=False, is_training=True, memory_efficient_backward=False
+    )
     layer.index = None
     return layer

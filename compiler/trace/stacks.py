@@ -40,7 +40,14 @@ FMS = Stack("fms", "none", True, "none", standard_loss="4.46",
             evidence=_FMS + "weights loaded in BF16, adapters FP32, no autocast flag; 16-bit logits kept in the output")  # fmt: skip
 FMS_QLORA = Stack("fms-qlora", "accelerate", True, "norms", standard_loss="4.46",
                   evidence=_FMS + "4-bit weights, norms in FP32, BF16 autocast")  # fmt: skip
-FMS_OLD = Stack("fms-before-4.46", "none", True, "none", standard_loss="before-4.46", evidence=_FMS + "transformers 4.45: shifted FP32 logits")
+FMS_OLD = Stack(
+    "fms-before-4.46",
+    "none",
+    True,
+    "none",
+    standard_loss="before-4.46",
+    evidence=_FMS + "transformers 4.45: shifted FP32 logits",
+)
 FMS_QLORA_OLD = Stack("fms-qlora-before-4.46", "accelerate", True, "norms", standard_loss="before-4.46",
                       evidence=_FMS + "4-bit weights, transformers 4.45")  # fmt: skip
 STACKS = (AXOLOTL, PEFT_LOOP, PEFT_TRAINER, FMS, FMS_QLORA, FMS_OLD, FMS_QLORA_OLD)

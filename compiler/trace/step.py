@@ -70,7 +70,9 @@ def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
     model, causal = build_model(values, setup, stack)
     parameters = sum(one.numel() for one in causal.parameters())
-    patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (kernel_patches() if setup.lora_kernels else [])
+    patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (
+        kernel_patches() if setup.lora_kernels else []
+    )
     with _patched(patches), FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(model)
         if setup.lora_kernels:

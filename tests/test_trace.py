@@ -1,0 +1,86 @@
+"""The referee: its allocator, its storages, and a few live traces against the closed forms."""
+
+from dataclasses import replace
+
+import pytest
+
+from compiler.architecture import from_config
+from compiler.values import Machine, Setup
+
+GIB, MIB = 2**30, 2**20
+SETUP = Setup(
+    "qlora-4bit", 2, 1, 512, "on", "adamw_torch_fused", "flash_attention_2", "standard", False, "bf16", "bf16", 8, 16
+)
+CUDA = Machine(
+    "a100", "A100", "cuda", 1, 80 * GIB, 80 * GIB, None, "sm_80", True, True, True, True, 312, 2039, 32, True, None
+)
+TINY = from_config({"model_type": "llama", "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3,
+                    "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 2048})  # fmt: skip
+GEMMA = from_config({"model_type": "gemma2", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4,
+                     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128, "sliding_window": 4096,
+                     "max_position_embeddings": 8192})  # fmt: skip
+
+
+def test_allocator_keeps_what_is_freed_and_splits_large_blocks():
+    from compiler.trace.allocator import replay
+
+    reserved, allocated = replay([(1, 30 * MIB), (1, -30 * MIB), (2, 12 * MIB), (3, 12 * MIB)])
+    assert (reserved, allocated) == (30 * MIB, 30 * MIB)
+    assert replay([(1, 512)]) == (2 * MIB, 512)
+    assert replay([(1, 5 * MIB)])[0] == 20 * MIB
+
+
+def test_allocator_gives_free_segments_back_when_memory_runs_out():
+    from compiler.trace.allocator import replay
+
+    events = [(1, 40 * MIB), (1, -40 * MIB), (2, 60 * MIB)]
+    assert replay(events)[0] == 100 * MIB
+    assert replay(events, capacity_bytes=64 * MIB)[0] == 60 * MIB
+
+
+def test_every_stack_says_what_it_rests_on():
+    from compiler.trace.stacks import STACKS
+
+    assert all(stack.evidence for stack in STACKS)
+    assert len({stack.name for stack in STACKS}) == len(STACKS)
+
+
+CASES = {
+    "qlora": (TINY, SETUP),
+    "lora, dropout, chunked": (TINY, replace(SETUP, method="lora", lora_dropout=0.05, cross_entropy="chunked")),
+    "full, liger, foreach": (
+        TINY,
+        replace(SETUP, method="full", lora_r=None, cross_entropy="liger", optimizer="adamw_torch"),
+    ),
+    "gemma 2, eager, off": (GEMMA, replace(SETUP, attention="eager", gradient_checkpointing="off")),
+    "gemma 2, kernels, cut": (
+        GEMMA,
+        replace(SETUP, lora_kernels=True, cross_entropy="cut", gradient_checkpointing="offload"),
+    ),
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore")  # of the packages that a trace imports: none of them is ours to mend
+@pytest.mark.parametrize("name", CASES)
+def test_closed_forms_against_a_live_trace(name):
+    pytest.importorskip("axolotl")
+    from compiler.trace.compare import compare
+
+    architecture, setup = CASES[name]
+    result = compare(architecture, setup, CUDA)
+    assert abs(result.error) < 0.03
+    for row in result.parts:
+        if row.name in ("weights", "lora_weights", "optimizer_states"):
+            assert row.planned == pytest.approx(row.traced, rel=0.03)
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore")
+def test_one_steady_step_peaks_like_two():
+    pytest.importorskip("axolotl")
+    from compiler.trace import trace_step
+
+    two, one = (trace_step(TINY, SETUP, steady=steady) for steady in (False, True))
+    assert two.phases[1][1].total_bytes == one.phases[1][1].total_bytes
+    assert two.allocated_bytes <= two.reserved_bytes
