@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dataset_builder import sentences, shapes
+from dataset_builder.blocks import Block, blocks_of
 from dataset_builder.identifiers import exact_words
 from dataset_builder.rows import Chunk
 
@@ -38,18 +39,6 @@ class Fact:
     """chunk.text[start:end] is the evidence."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    type: str
-    """heading, paragraph, item, row, fence, ordered."""
-    start: int
-    end: int
-    text: str
-    info: str = ""
-    cells: tuple[str, ...] = ()
-    headers: tuple[str, ...] = ()
-
-
 def facts(chunk: Chunk) -> tuple[Fact, ...]:
     """The facts of a chunk in the order of their place, each answer once."""
     found: list[Fact] = []
@@ -64,8 +53,8 @@ def facts(chunk: Chunk) -> tuple[Fact, ...]:
 
 def _walk(chunk: Chunk) -> Iterator[Fact]:
     heading = chunk.heading_path[-1] if chunk.heading_path else chunk.title
-    before: _Block | None = None
-    for block in _blocks(chunk.text):
+    before: Block | None = None
+    for block in blocks_of(chunk.text):
         if block.type == "heading":
             heading = block.text
         elif block.type == "paragraph":
@@ -90,58 +79,7 @@ def topic(chunk: Chunk, heading: str = "") -> str:
     return ""
 
 
-def _blocks(text: str) -> list[_Block]:
-    from markdown_it import MarkdownIt
-
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    starts = [0]
-    for line in text.split("\n"):
-        starts.append(starts[-1] + len(line) + 1)
-
-    def span(line_range: list[int]) -> tuple[int, int]:
-        start, end = starts[line_range[0]], min(starts[min(line_range[1], len(starts) - 1)], len(text))
-        raw = text[start:end]
-        return start + len(raw) - len(raw.lstrip()), start + len(raw.rstrip())
-
-    blocks: list[_Block] = []
-    depth, headers, cells, in_head, ordered = 0, (), [], False, None
-    for i, token in enumerate(tokens):
-        if token.type in {"bullet_list_open", "ordered_list_open"}:
-            if depth == 0 and token.type == "ordered_list_open":
-                ordered = token.map
-            depth += 1
-        elif token.type in {"bullet_list_close", "ordered_list_close"}:
-            depth -= 1
-            if depth == 0 and ordered is not None:
-                start, end = span(ordered)
-                blocks.append(_Block("ordered", start, end, text[start:end]))
-                ordered = None
-        elif token.type == "thead_open":
-            in_head, headers = True, ()
-        elif token.type == "tr_open":
-            cells, row_map = [], token.map
-        elif token.type == "tr_close":
-            if in_head:
-                headers, in_head = tuple(cells), False
-            elif row_map:
-                start, end = span(row_map)
-                blocks.append(_Block("row", start, end, text[start:end], cells=tuple(cells), headers=headers))
-        elif token.type == "inline":
-            opener = tokens[i - 1].type
-            if opener in {"td_open", "th_open"}:
-                cells.append(token.content)
-            elif token.map:
-                start, end = span(token.map)
-                kind = {"heading_open": "heading"}.get(opener, "item" if depth else "paragraph")
-                content = sentences.clean(token.content) if kind == "heading" else token.content
-                blocks.append(_Block(kind, start, end, content, info="ordered" if ordered else ""))
-        elif token.type == "fence" and token.map and depth <= 1:
-            start, end = span(token.map)
-            blocks.append(_Block("fence", start, end, token.content, info=(token.info.split() or [""])[0].casefold()))
-    return blocks
-
-
-def _of_sentences(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
+def _of_sentences(block: Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
     for start, end in sentences.split(chunk.text, block.start, block.end):
         plain = sentences.clean(chunk.text[start:end])
         if not sentences.stands_alone(plain):
@@ -183,7 +121,7 @@ _ITEM = re.compile(
 )
 
 
-def _of_item(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
+def _of_item(block: Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
     match = _ITEM.match(block.text)
     if match is None:
         yield from _of_sentences(_trimmed(block, chunk.text), chunk, heading)
@@ -203,12 +141,12 @@ def _of_item(block: _Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
     yield _named(name, what, topic(chunk, heading), block, "")
 
 
-def _trimmed(block: _Block, text: str) -> _Block:
+def _trimmed(block: Block, text: str) -> Block:
     marker = re.match(r"(?:\d{1,3}[.)]|[-*+])\s+(?:\[[ xX]\]\s+)?", text[block.start : block.end])
-    return _Block(block.type, block.start + (marker.end() if marker else 0), block.end, block.text)
+    return Block(block.type, block.start + (marker.end() if marker else 0), block.end, block.text)
 
 
-def _named(name: str, what: str, where: str, block: _Block, noun: str) -> Fact:
+def _named(name: str, what: str, where: str, block: Block, noun: str) -> Fact:
     """ "`name`: what" as a fact; a description that begins with a verb reads on as a sentence."""
     what = what if what.endswith((".", "!", "?")) else what + "."
     first = re.match(r"[\w-]+", what)
@@ -272,7 +210,7 @@ _ABOUT = {
 }
 
 
-def _of_row(block: _Block, where: str) -> Iterator[Fact]:
+def _of_row(block: Block, where: str) -> Iterator[Fact]:
     """A row of a table: the described thing as one fact, each short cell under a named column as another."""
     headers = [sentences.clean(header).strip("*: ") for header in block.headers]
     cells = [sentences.clean(cell) for cell in block.cells]
@@ -319,7 +257,7 @@ def _nameable(cell: str) -> bool:
     return bool(exact_words(cell)) or cell.startswith("`") or len(cell.split()) <= 4
 
 
-def _of_steps(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -> Iterator[Fact]:
+def _of_steps(block: Block, chunk: Chunk, heading: str, before: Block | None) -> Iterator[Fact]:
     goal = sentences.imperative_goal(heading)
     items = re.findall(r"(?m)^\d{1,3}[.)]\s", block.text)
     if (
@@ -334,7 +272,7 @@ def _of_steps(block: _Block, chunk: Chunk, heading: str, before: _Block | None) 
     yield Fact("steps", goal, steps, set_in(f"How do I {goal}?", topic(chunk, heading)), block.start, block.end)
 
 
-def _of_code(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -> Iterator[Fact]:
+def _of_code(block: Block, chunk: Chunk, heading: str, before: Block | None) -> Iterator[Fact]:
     """A code block with what it is for: the sentence right before it, else an imperative heading."""
     code = block.text.strip("\n")
     if (
@@ -376,7 +314,7 @@ def _of_code(block: _Block, chunk: Chunk, heading: str, before: _Block | None) -
     )
 
 
-def _lead(block: _Block, text: str) -> str:
+def _lead(block: Block, text: str) -> str:
     spans = sentences.split(text, block.start, block.end)
     return sentences.strip_note(sentences.clean(text[slice(*spans[-1])])).lstrip("-+*0123456789.) ") if spans else ""
 
