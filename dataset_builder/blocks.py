@@ -1,4 +1,4 @@
-"""The blocks of a chunk of Markdown with their places: headings, paragraphs, list items, table rows, code, ordered lists."""
+"""The blocks of a chunk with their places: headings, paragraphs, list items, table rows, code, ordered lists."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from dataset_builder.rows import Chunk, Document, Dropped, digest
 from dataset_builder.spec import Dataset
 
 ROW_MODULES = (
-    "answer_first", "ask", "blocks", "build", "card", "chunks", "coverage", "duplicates", "evidence", "facts", "identifiers",
-    "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views", "wording",
+    "answer_first", "ask", "blocks", "build", "card", "chunks", "coverage", "duplicates", "evidence", "facts",
+    "identifiers", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views", "wording",
 )  # fmt: skip
 """What decides the rows, given documents and replies; a change makes finished datasets stale, never the ledger."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
