@@ -71,7 +71,7 @@ THREADS_VARIABLE = "RECIPE_CPU_THREADS"
 
 
 def use_all_cores() -> None:
-    """`accelerate launch` and torchrun export OMP_NUM_THREADS=1 when nobody set it, and a CPU run then uses one core."""
+    """`accelerate launch` and torchrun export OMP_NUM_THREADS=1 when nobody set it: a CPU run would use one core."""
     import torch
 
     stated = os.environ.get(THREADS_VARIABLE)
