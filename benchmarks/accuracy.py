@@ -130,23 +130,28 @@ INTRODUCTION = """# How true the memory numbers are
 Made by `python benchmarks/accuracy.py`; a test fails when the closed forms score worse than this page says. An error is
 (predicted - true) / true; mean and median are of its size.
 
-The planner's closed forms are not fitted to traces: one decoder layer, the loss and the optimizer are run on symbolic sizes with
-torch's rules of what is saved and when it dies (`compiler/memory/tape.py`). The referee is `compiler/trace`: the real Hugging Face
-class, PEFT, the loss and the optimizer on tensors without contents, every storage followed from birth to death.
+The planner's closed forms are not fitted to traces: one decoder layer, the loss and the optimizer are run on
+symbolic sizes with torch's rules of what is saved and when it dies (`compiler/memory/tape.py`). The referee is
+`compiler/trace`: the real Hugging Face class, PEFT, the loss and the optimizer on tensors without contents, every
+storage followed from birth to death.
 """
 
 LIMITS = """## What is not modelled
 
 - Mixture of experts, several modalities, DoRA, torch.compile of the model; they are refused or not offered.
 - Padding masks: rows are taken as full. A padded batch under `sdpa` makes a mask that flash attention does not need.
-- The outlier columns of LLM.int8 (about 0.1 %), and 4-bit kernels for fewer than 1,536 rows: weights are always dequantised.
+- The outlier columns of LLM.int8 (about 0.1 %), and 4-bit kernels for fewer than 1,536 rows: weights are always
+dequantised.
 - Cut cross-entropy's own FP32 accumulators; its package is not among the traced ones.
 - ZeRO and offload: shards, buffers and host RAM are arithmetic from DeepSpeed's code, not held against a measurement.
-- LoRA dropout and LayerNorm are traced as CUDA runs them (a mask of one byte an element; FP32 under autocast); the CPU differs.
+- LoRA dropout and LayerNorm are traced as CUDA runs them (a mask of one byte an element; FP32 under autocast); the
+CPU differs.
 - Transients of loading: weights are taken as they lie after loading.
-- XPU and ROCm contexts are assumed, not measured. The allocator's slack is calibrated on NVIDIA T4 and A100 process readings only,
+- XPU and ROCm contexts are assumed, not measured. The allocator's slack is calibrated on NVIDIA T4 and A100 process
+readings only,
   and in sample: a setup's own error is what the printed margin is for.
-- The published stacks are not Axolotl. They test the tracer; that it speaks for Axolotl rests on Axolotl's code, which it follows.
+- The published stacks are not Axolotl. They test the tracer; that it speaks for Axolotl rests on Axolotl's code,
+which it follows.
 """
 
 
@@ -161,21 +166,30 @@ def page() -> str:
         )
         + "\n"
     )
-    parts.append("Development cases were looked at while the forms were written; hold-out cases were traced afterwards, with other models, lengths,\n"
-                 "ranks and batches, and with families and losses that the first set has not. Two things were mended after the hold-out had shown them: the copies\n"
-                 "that the chunked loss makes above a micro-batch of 1, and GPT-BigCode's mask buffer.\n")  # fmt: skip
-    held = [case for case in cases if case.group == "hold-out"]
-    parts += [table(f"hold-out by {key.replace('_', ' ')}", by(held, key)) + "\n"
-              for key in ("family", "method", "attention", "cross_entropy", "gradient_checkpointing", "optimizer")]  # fmt: skip
     parts.append(
-        "## The tracer against published `max_memory_allocated`\n\nThe trace plus two cuBLAS workspaces (16.25 MiB); nothing is fitted.\n"
+        "Development cases were looked at while the forms were written; hold-out cases were traced afterwards,\n"
+        "with other models, lengths, ranks and batches, and with families and losses that the first set has not.\n"
+        "Two things were mended after the hold-out had shown them: the copies\n"
+        "that the chunked loss makes above a micro-batch of 1, and GPT-BigCode's mask buffer.\n"
+    )
+    held = [case for case in cases if case.group == "hold-out"]
+    parts += [
+        table(f"hold-out by {key.replace('_', ' ')}", by(held, key)) + "\n"
+        for key in ("family", "method", "attention", "cross_entropy", "gradient_checkpointing", "optimizer")
+    ]
+    parts.append(
+        "## The tracer against published `max_memory_allocated`\n\n"
+        "The trace plus two cuBLAS workspaces (16.25 MiB); nothing is fitted.\n"
     )
     parts.append(table("rows", allocated) + "\n")
     parts.append(
         "## The tracer's allocator replay against published reserved memory\n\n" + table("rows", reserved) + "\n"
     )
-    parts.append("## The planner's overheads against published process and nvidia-smi readings\n\nApplied to the measured live bytes of each row; "
-                 "in sample.\n\n" + table("rows", process) + "\n")  # fmt: skip
+    parts.append(
+        "## The planner's overheads against published process and nvidia-smi readings\n\n"
+        "Applied to the measured live bytes of each row; "
+        "in sample.\n\n" + table("rows", process) + "\n"
+    )
     return "\n".join([*parts, LIMITS])
 
 
@@ -186,7 +200,8 @@ def retrace(count: int) -> None:
     for case in cases[:: max(1, len(cases) // count)][:count]:
         traced = trace_step(case.architecture, case.setup, steady=True).total_bytes
         print(
-            f"{case.architecture.model_type:12} {case.setup.method:11} recorded {case.peak / MIB:9.1f} MiB, again {traced / MIB:9.1f} MiB"
+            f"{case.architecture.model_type:12} {case.setup.method:11} recorded {case.peak / MIB:9.1f} MiB, "
+            f"again {traced / MIB:9.1f} MiB"
         )
 
 

@@ -11,12 +11,34 @@ from compiler.memory import fit_probability, live_bytes, margin_bytes, peak_byte
 from compiler.values import Machine, Setup
 
 GIB = 2**30
-LLAMA = from_config({"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-                     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True,
-                     "max_position_embeddings": 131072})  # fmt: skip
-GEMMA = from_config({"model_type": "gemma2", "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-                     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
-                     "max_position_embeddings": 8192})  # fmt: skip
+LLAMA = from_config(
+    {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
+    }
+)
+GEMMA = from_config(
+    {
+        "model_type": "gemma2",
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "sliding_window": 4096,
+        "max_position_embeddings": 8192,
+    }
+)
 SETUP = Setup(
     "qlora-4bit", 1, 1, 2048, "on", "adamw_torch_fused", "flash_attention_2", "standard", False, "bf16", "bf16", 16, 32
 )
@@ -98,8 +120,14 @@ def test_quantising_and_checkpointing_shrink(architecture, setup):
 def test_sharding_shrinks(method):
     base = replace(SETUP, method=method, devices=2, lora_r=None if method == "full" else 16)
     sizes = [predict_memory(LLAMA, replace(base, zero_stage=stage), machine()) for stage in (1, 2, 3)]
-    kept = [sum(part.bytes for part in memory.parts if part.name in ("weights", "lora_weights", "gradients", "optimizer_states"))
-            for memory in sizes]  # fmt: skip
+    kept = [
+        sum(
+            part.bytes
+            for part in memory.parts
+            if part.name in ("weights", "lora_weights", "gradients", "optimizer_states")
+        )
+        for memory in sizes
+    ]
     assert kept == sorted(kept, reverse=True)
     offloaded = predict_memory(LLAMA, replace(base, zero_stage=2, offload="optimizer"), machine())
     assert "optimizer_states" not in {part.name for part in offloaded.parts}

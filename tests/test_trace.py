@@ -14,11 +14,33 @@ SETUP = Setup(
 CUDA = Machine(
     "a100", "A100", "cuda", 1, 80 * GIB, 80 * GIB, None, "sm_80", True, True, True, True, 312, 2039, 32, True, None
 )
-TINY = from_config({"model_type": "llama", "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 3,
-                    "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 2048})  # fmt: skip
-GEMMA = from_config({"model_type": "gemma2", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4,
-                     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128, "sliding_window": 4096,
-                     "max_position_embeddings": 8192})  # fmt: skip
+TINY = from_config(
+    {
+        "model_type": "llama",
+        "vocab_size": 4096,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 2048,
+    }
+)
+GEMMA = from_config(
+    {
+        "model_type": "gemma2",
+        "vocab_size": 8192,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "sliding_window": 4096,
+        "max_position_embeddings": 8192,
+    }
+)
 
 
 def test_allocator_keeps_what_is_freed_and_splits_large_blocks():

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def command(recipe: str, target: str | None) -> None:
     """Trace a real training step of each plan on tensors without contents, and compare its peak with the planned one.
 
-    The Hugging Face model class, PEFT, the loss and the optimizer run for real; no GPU and no weights are needed. Exit status 1
-    when a planned peak is more than 3 % away from the traced one.
+    The Hugging Face model class, PEFT, the loss and the optimizer run for real; no GPU and no weights are needed.
+    Exit status 1 when a planned peak is more than 3 % away from the traced one.
 
     Example: recipe verify recipes/intel-arc-expert.yaml --target arc
     """

@@ -80,7 +80,8 @@ def masked_sdpa(tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Archit
 
 
 def eager(tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture) -> Tensor:
-    """Scores kept whole: scaled, capped (Gemma 2), masked, FP32 softmax, and the two-byte copy that meets the values."""
+    """Scores kept whole: scaled, capped (Gemma 2), masked, FP32 softmax, and the two-byte copy that meets the
+    values."""
     size, heads = a.query_size, a.num_heads
     key, value = _repeat(tape, key, size), _repeat(tape, value, size)
     narrow_query, narrow_key = cast(tape, query, HALF), cast(tape, key, HALF)

@@ -78,8 +78,14 @@ def _cost(architecture: Architecture, key: LayerKey) -> LayerCost:
     saved, gradients, width = _run(plain, architecture, key, "off")
     _run(recomputed, architecture, key, "on")
     _run(fetched, architecture, key, "offload")
-    return LayerCost(saved, tuple(highest(plain.moments)), tuple(highest(recomputed.moments)), tuple(highest(fetched.moments)),
-                     gradients, width)  # fmt: skip
+    return LayerCost(
+        saved,
+        tuple(highest(plain.moments)),
+        tuple(highest(recomputed.moments)),
+        tuple(highest(fetched.moments)),
+        gradients,
+        width,
+    )
 
 
 def _run(tape: Tape, a: Architecture, key: LayerKey, checkpointing: str) -> tuple[Size, float, int]:
@@ -109,8 +115,9 @@ def _run(tape: Tape, a: Architecture, key: LayerKey, checkpointing: str) -> tupl
 
 
 def _before_recomputing(a: Architecture, key: LayerKey) -> float:
-    """Bytes per token of gradients made before the layer is recomputed: backward runs through the layer's last operations until
-    one asks for a saved tensor. Casts and multiplications by a number save nothing, nor does a 4-bit linear without adapter."""
+    """Bytes per token of gradients made before the layer is recomputed: backward runs through the layer's last
+    operations until one asks for a saved tensor. Casts and multiplications by a number save nothing, nor does a
+    4-bit linear without adapter."""
     if a.norms_per_layer == 4 or a.model_type == "olmo2":
         return 4 * a.hidden_size  # the norm's cast back
     scaled = 2 * a.hidden_size if a.model_type == "granite" else 0
@@ -143,8 +150,9 @@ def _norm(tape: Tape, x: Tensor, a: Architecture, trainable: bool, heads: float 
 
 def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
     chosen = not key.full and any(one.name == name for one in a.lora_linears(key.targets))
-    return Adapter(key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width,
-                   key.accumulating)  # fmt: skip
+    return Adapter(
+        key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width, key.accumulating
+    )
 
 
 def _attention(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:

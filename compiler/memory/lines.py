@@ -1,7 +1,9 @@
-"""The peak as the largest of a few lines: each is a moment of the step, its bytes linear in the tokens of a micro-batch.
+"""The peak as the largest of a few lines: each is a moment of the step, its bytes linear in the tokens of a
+micro-batch.
 
-A line's bytes are `const + per_token * tokens + per_token_length * tokens * sequence_len + per_chunk_row * rows`, where `rows` is
-Liger's chunk of the logits; `per_batched_token` counts when the micro-batch is above 1. All coefficients are >= 0, so a peak never shrinks when micro-batch or sequence length grow.
+A line's bytes are `const + per_token * tokens + per_token_length * tokens * sequence_len + per_chunk_row * rows`,
+where `rows` is Liger's chunk of the logits; `per_batched_token` counts when the micro-batch is above 1. All
+coefficients are >= 0, so a peak never shrinks when micro-batch or sequence length grow.
 """
 
 from __future__ import annotations
@@ -54,15 +56,19 @@ class Line:
 def line(phase: str, terms: Iterable[Term]) -> Line:
     kept = tuple(terms)
     return Line(
-        phase, kept,
-        sum(term.const for term in kept), sum(term.per_token for term in kept),
-        sum(term.per_token_length for term in kept), sum(term.per_chunk_row for term in kept),
+        phase,
+        kept,
+        sum(term.const for term in kept),
+        sum(term.per_token for term in kept),
+        sum(term.per_token_length for term in kept),
+        sum(term.per_chunk_row for term in kept),
         sum(term.per_batched_token for term in kept),
-    )  # fmt: skip
+    )
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:
-    """Rows of logits that Liger's fused linear cross-entropy holds at once (liger_kernel 0.8, `fused_linear_cross_entropy.py`):
-    the next power of two of tokens / ceil(vocabulary / hidden), but not more than there are tokens."""
+    """Rows of logits that Liger's fused linear cross-entropy holds at once (liger_kernel 0.8,
+    `fused_linear_cross_entropy.py`): the next power of two of tokens / ceil(vocabulary / hidden), but not more than
+    there are tokens."""
     wanted = -(-tokens // -(-vocab_size // hidden_size))
     return min(1 << (wanted - 1).bit_length(), tokens)

@@ -1,4 +1,5 @@
-"""The end of the forward pass on the symbolic tape: final norm, head and the four cross-entropies, forward and backward."""
+"""The end of the forward pass on the symbolic tape: final norm, head and the four cross-entropies, forward and
+backward."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ class LossCost:
 
 def loss_cost(architecture: Architecture, setup: Setup, stream_width: int, head_width: int) -> LossCost:
     trains_head = setup.method == "full" or setup.train_embeddings
-    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, setup.method == "full")  # fmt: skip
+    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, setup.method == "full")
 
 
 @lru_cache(maxsize=1024)
-def _cost(a: Architecture, cross_entropy: str, stream_width: int, head_width: int, trains_head: bool, full: bool) -> LossCost:  # fmt: skip
+def _cost(
+    a: Architecture, cross_entropy: str, stream_width: int, head_width: int, trains_head: bool, full: bool
+) -> LossCost:
     tape = Tape()
     hidden = tape.leaf(a.hidden_size, stream_width)
     hidden.storage = tape.bytes_(a.hidden_size * stream_width)
@@ -94,8 +97,8 @@ def _standard(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trai
 
 
 def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
-    """Axolotl's chunks under torch.compile: two-byte logits kept, gradients in two bytes, then joined; accelerate's FP32 copy
-    of the returned logits is the highest moment."""
+    """Axolotl's chunks under torch.compile: two-byte logits kept, gradients in two bytes, then joined; accelerate's
+    FP32 copy of the returned logits is the highest moment."""
     logits = _logits(tape, hidden, a, head_width, trains_head)
     vocab = a.vocab_size
     rows = tape.bytes_(2 * FP32)

@@ -124,8 +124,14 @@ def layer_norm(tape: Tape, x: Tensor, cast_back: bool) -> Tensor:
     elements, width = x.elements, x.width
     wide = cast(tape, x, FP32)
     statistics = tape.bytes_(2 * FP32)
-    out = tape.make(tape.bytes_(elements * FP32), elements, FP32, (wide,), (wide.storage, statistics),
-                    lambda grad: (tape.bytes_(elements * FP32),))  # fmt: skip
+    out = tape.make(
+        tape.bytes_(elements * FP32),
+        elements,
+        FP32,
+        (wide,),
+        (wide.storage, statistics),
+        lambda grad: (tape.bytes_(elements * FP32),),
+    )
     del wide
     return cast(tape, out, width) if cast_back else out
 

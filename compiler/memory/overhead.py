@@ -1,7 +1,8 @@
 """What a device holds beside live tensors, and how sure a prediction is.
 
-CUDA: the process's context, cuBLAS workspaces, and what the caching allocator reserves beyond live tensors. The constants are
-fitted on published measurements (`docs/accuracy.md` says which and how well); a CPU has neither, its slack is the C allocator's.
+CUDA: the process's context, cuBLAS workspaces, and what the caching allocator reserves beyond live tensors. The
+constants are fitted on published measurements (`docs/accuracy.md` says which and how well); a CPU has neither, its
+slack is the C allocator's.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ OVERHEADS = {
     "cpu": Overhead(900 * MIB, 0.0, 0.08, "Python, torch and the trainer's own code in RAM"),
 }
 SLACK = {"full": 0.70, "eager": 0.38, "other": 0.33, "cpu": 0.05}
-"""What the caching allocator holds beside live tensors, as a share of what comes and goes within a step (live tensors but for
-the weights). Fitted on 77 published process readings (T4, A100; `docs/accuracy.md`); whole score matrices and the parameter-sized
-temporaries of full fine-tuning fragment most. On a CPU large blocks go back at once."""
+"""What the caching allocator holds beside live tensors, as a share of what comes and goes within a step (live
+tensors but for the weights). Fitted on 77 published process readings (T4, A100; `docs/accuracy.md`); whole score
+matrices and the parameter-sized temporaries of full fine-tuning fragment most. On a CPU large blocks go back at
+once."""
 CONFIDENCE = 0.95
 """A setup `fits` when it stays inside the budget with this probability, `does not fit` below 1 minus it."""
 Z_CONFIDENCE = 1.6449
@@ -87,10 +89,11 @@ def margin_bytes(total_bytes: int, machine: Machine) -> int:
 
 
 def verdict(memory: Memory, machine: Machine) -> tuple[str, float, int]:
-    """(`fits` | `uncertain` | `does not fit`, probability, margin_bytes) of a prediction against `machine.budget_bytes`.
+    """(`fits` | `uncertain` | `does not fit`, probability, margin_bytes) of a prediction against
+    `machine.budget_bytes`.
 
-    `fits` exactly when `memory.total_bytes + margin_bytes <= machine.budget_bytes`. Host RAM that is known and too small
-    makes it `does not fit`.
+    `fits` exactly when `memory.total_bytes + margin_bytes <= machine.budget_bytes`. Host RAM that is known and too
+    small makes it `does not fit`.
     """
     total = memory.total_bytes
     margin = margin_bytes(total, machine)

@@ -1,8 +1,9 @@
-"""Bytes that live through the whole step: weights, adapters, gradients, optimizer states and the optimizer's temporaries.
+"""Bytes that live through the whole step: weights, adapters, gradients, optimizer states and the optimizer's
+temporaries.
 
-The dtypes are Axolotl's (0.19, `loaders/model.py`): norms, embeddings and head go to FP32 at loading and back to the weights'
-dtype when there is an adapter, an attention implementation without FP32 casts, or cut cross-entropy; k-bit preparation moves
-every other 16-bit tensor (the biases) to FP32; adapters are FP32 under autocast.
+The dtypes are Axolotl's (0.19, `loaders/model.py`): norms, embeddings and head go to FP32 at loading and back to the
+weights' dtype when there is an adapter, an attention implementation without FP32 casts, or cut cross-entropy; k-bit
+preparation moves every other 16-bit tensor (the biases) to FP32; adapters are FP32 under autocast.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from compiler.values import Setup
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 NF4_DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: 4 bits, one 8-bit scale a block of 64, one FP32 scale of scales per 256 blocks (QLoRA, arXiv:2305.14314, section 3)."""
+"""Per weight: 4 bits, one 8-bit scale a block of 64, one FP32 scale of scales per 256 blocks (QLoRA,
+arXiv:2305.14314, section 3)."""
 NF4_BYTES = 0.5 + 4 / 64
 """Per weight without double quantisation: 4 bits and one FP32 scale a block of 64."""
 BLOCK_8BIT = 256
@@ -93,8 +95,12 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     quantised = setup.method in ("lora-8bit", "qlora-4bit")
     linear_bytes = _linear_bytes(setup, loaded)
     table = counts.embedding + counts.head
-    weights = (linear_bytes * counts.linear + embedding_bytes * (table + counts.norm) + loaded * counts.positions
-               + (4 if quantised else loaded) * counts.bias)  # fmt: skip
+    weights = (
+        linear_bytes * counts.linear
+        + embedding_bytes * (table + counts.norm)
+        + loaded * counts.positions
+        + (4 if quantised else loaded) * counts.bias
+    )
     weights += architecture.learned_positions**2  # GPT-BigCode's boolean causal mask is a buffer
     if setup.method == "lora-8bit":  # one FP32 scale an output row
         weights += 4 * counts.layers * sum(linear.out_features for linear in architecture.linears)
@@ -107,11 +113,19 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     adapters, gradients, trainable = adapters + 4 * extra, gradients + 4 * extra, trainable + extra
     states, host_states = _states(architecture, setup, gradients, trainable, table if full else extra)
     return Static(
-        weights=round(weights), adapters=adapters, gradients=round(gradients), states=round(states), host_states=round(host_states),
-        step_copies=round(gradients) * optimizer_of(setup).copies, embedding_bytes=embedding_bytes,
-        stream_bytes=embedding_bytes if full else loaded, linear_bytes=linear_bytes, total_parameters=counts.total,
-        trainable_parameters=trainable, embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
-    )  # fmt: skip
+        weights=round(weights),
+        adapters=adapters,
+        gradients=round(gradients),
+        states=round(states),
+        host_states=round(host_states),
+        step_copies=round(gradients) * optimizer_of(setup).copies,
+        embedding_bytes=embedding_bytes,
+        stream_bytes=embedding_bytes if full else loaded,
+        linear_bytes=linear_bytes,
+        total_parameters=counts.total,
+        trainable_parameters=trainable,
+        embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
+    )
 
 
 def _linear_bytes(setup: Setup, loaded: int) -> float:
@@ -123,8 +137,9 @@ def _linear_bytes(setup: Setup, loaded: int) -> float:
 def _states(
     architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int
 ) -> tuple[float, float]:
-    """(device, host) bytes of the optimizer states, tensor by tensor for bitsandbytes: tensors under 4096 elements stay FP32,
-    those under 1e5 are not paged, and every `nn.Embedding` stays FP32 (transformers' `Trainer.create_optimizer`)."""
+    """(device, host) bytes of the optimizer states, tensor by tensor for bitsandbytes: tensors under 4096 elements
+    stay FP32, those under 1e5 are not paged, and every `nn.Embedding` stays FP32 (transformers'
+    `Trainer.create_optimizer`)."""
     kind = optimizer_of(setup)
     if not kind.bits8 and not kind.paged:
         return kind.states * (4 * trainable if kind.state_fp32 else parameter_bytes), 0

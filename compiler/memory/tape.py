@@ -1,8 +1,8 @@
 """A symbolic autograd: runs a piece of a model on tensor sizes alone and notes every moment at which memory is highest.
 
-A size is (const, per token, per token and length, per chunk row) in bytes, so one run holds for every micro-batch and sequence
-length. Tensors die when Python drops them, nodes keep what autograd would save, gradients that meet are added into a third
-tensor: the rules are torch's, and `recipe verify` holds the result against torch itself.
+A size is (const, per token, per token and length, per chunk row) in bytes, so one run holds for every micro-batch
+and sequence length. Tensors die when Python drops them, nodes keep what autograd would save, gradients that meet are
+added into a third tensor: the rules are torch's, and `recipe verify` holds the result against torch itself.
 """
 
 from __future__ import annotations
@@ -89,8 +89,15 @@ class Tape:
         self.nodes.append(node)
         return Tensor(Storage(self, ZERO), elements, width, node)
 
-    def make(self, storage: Storage, elements: float, width: int, inputs: Sequence[Tensor], saved: Sequence[Storage],
-             backward: Callable[[list[Storage]], Grads]) -> Tensor:  # fmt: skip
+    def make(
+        self,
+        storage: Storage,
+        elements: float,
+        width: int,
+        inputs: Sequence[Tensor],
+        saved: Sequence[Storage],
+        backward: Callable[[list[Storage]], Grads],
+    ) -> Tensor:
         node = Node(inputs, saved, backward)
         self.nodes.append(node)
         if saved:
@@ -98,7 +105,8 @@ class Tape:
         return Tensor(storage, elements, width, node)
 
     def backward(self, root: Node | None, grad: list[Storage]) -> None:
-        """Run the nodes in reverse. `grad` holds the gradient of what `root` made; it is emptied, so that nobody else counts it."""
+        """Run the nodes in reverse. `grad` holds the gradient of what `root` made; it is emptied, so that nobody
+        else counts it."""
         self.phase = "backward"
         pending: dict[int, Storage] = {id(root): grad.pop()}
         while self.nodes:

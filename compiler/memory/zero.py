@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO and offload: what one rank keeps of the static state, its buffers, and host RAM.
 
-Bytes per parameter follow DeepSpeed 0.18.9: BF16 parameters 2, BF16 gradients 2, FP32 master copy 4, two FP32 moments 8, FP32
-gradients of its own partition 4 at the step (`stage_1_and_2.py`, `estimate_zero2_model_states_mem_needs`). These are analytic:
-no published single-run measurement isolates them.
+Bytes per parameter follow DeepSpeed 0.18.9: BF16 parameters 2, BF16 gradients 2, FP32 master copy 4, two FP32
+moments 8, FP32 gradients of its own partition 4 at the step (`stage_1_and_2.py`,
+`estimate_zero2_model_states_mem_needs`). These are analytic: no published single-run measurement isolates them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ class Shard:
 def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
     """The static state of one rank under the setup's ZeRO stage and offload; without either, the whole of it."""
     if not setup.zero_stage and setup.offload == "none":
-        return Shard(static.weights, static.adapters, static.gradients, static.states, static.step_copies, 0.0,
-                     static.host_states, 0.0, "")  # fmt: skip
+        return Shard(
+            static.weights,
+            static.adapters,
+            static.gradients,
+            static.states,
+            static.step_copies,
+            0.0,
+            static.host_states,
+            0.0,
+            "",
+        )
     stage, ranks, trainable = setup.zero_stage, max(1, setup.devices), static.trainable_parameters
     states = _state_bytes_per_parameter(setup) * trainable / ranks
     full = setup.method == "full"

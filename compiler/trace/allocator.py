@@ -1,8 +1,8 @@
 """PyTorch's CUDA caching allocator, replayed over a log of births and deaths.
 
-One stream, default settings (c10/cuda/CUDACachingAllocator.cpp): requests up to 1 MiB come from 2 MiB segments, up to 10 MiB
-from 20 MiB segments, larger ones from segments of whole 2 MiB; best fit; a large block is split only when more than 1 MiB is
-left; free neighbours merge; a segment goes back to the driver only when memory would run out.
+One stream, default settings (c10/cuda/CUDACachingAllocator.cpp): requests up to 1 MiB come from 2 MiB segments, up
+to 10 MiB from 20 MiB segments, larger ones from segments of whole 2 MiB; best fit; a large block is split only when
+more than 1 MiB is left; free neighbours merge; a segment goes back to the driver only when memory would run out.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class _Pool:
 def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None) -> tuple[int, int]:
     """(peak reserved bytes, peak allocated bytes). Allocated counts whole blocks, as `max_memory_allocated` does.
 
-    `events` are (storage number, +bytes or -bytes). With `capacity_bytes`, wholly free segments are returned before a new one
-    would exceed it.
+    `events` are (storage number, +bytes or -bytes). With `capacity_bytes`, wholly free segments are returned before
+    a new one would exceed it.
     """
     pools = {True: _Pool(), False: _Pool()}
     blocks: dict[int, _Block] = {}

@@ -1,4 +1,5 @@
-"""Attention as CUDA runs it, by its allocations: which tensors are kept for backward and which workspaces a kernel takes.
+"""Attention as CUDA runs it, by its allocations: which tensors are kept for backward and which workspaces a kernel
+takes.
 
 Only sizes and lifetimes matter on fake tensors, so the kernels below allocate and compute nothing.
 """
@@ -13,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 FLASH = "traced_fa"
-"""Name under which the emulated FlashAttention-2 is registered; transformers looks for the package behind names with `flash_attention`."""
+"""Name under which the emulated FlashAttention-2 is registered; transformers looks for the package behind names with
+`flash_attention`."""
 
 
 def autocast_dtype() -> torch.dtype | None:
@@ -30,8 +32,8 @@ def _like_heads_last(tensor: torch.Tensor) -> torch.Tensor:
 class FlashAttention(torch.autograd.Function):
     """FlashAttention-2 (flash_attn 2.x `flash_api.cpp`; torch's flash backend is the same code).
 
-    q, k, v are (batch, heads, length, dim). Kept: q, k, v, out and the log-sum-exp. Backward also takes the FP32 accumulator of
-    dq, padded to 128 rows and 32 columns, and with grouped keys the expanded dk and dv.
+    q, k, v are (batch, heads, length, dim). Kept: q, k, v, out and the log-sum-exp. Backward also takes the FP32
+    accumulator of dq, padded to 128 rows and 32 columns, and with grouped keys the expanded dk and dv.
     """
 
     @staticmethod
@@ -81,8 +83,8 @@ class MemoryEfficientAttention(torch.autograd.Function):
 
 
 class Softmax(torch.autograd.Function):
-    """CUDA softmax (ATen/native/cuda/SoftMax.cu): 16-bit input with an FP32 result is one kernel without a copy; backward
-    first makes grad * output."""
+    """CUDA softmax (ATen/native/cuda/SoftMax.cu): 16-bit input with an FP32 result is one kernel without a copy;
+    backward first makes grad * output."""
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
@@ -99,7 +101,7 @@ class Softmax(torch.autograd.Function):
 
 
 def cuda_softmax(
-    input: torch.Tensor,
+    input: torch.Tensor,  # noqa: A002
     dim: int | None = None,
     _stacklevel: int = 3,
     dtype: torch.dtype | None = None,
@@ -115,8 +117,16 @@ def cuda_sdpa(memory_efficient: bool) -> Callable[..., torch.Tensor]:
     `memory_efficient`: the card has no flash kernel (before Ampere).
     """
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-               dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> torch.Tensor:  # fmt: skip
+    def attend(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
         dtype = autocast_dtype()
         if dtype is not None:
             query, key, value = (one.to(dtype) for one in (query, key, value))
@@ -147,9 +157,16 @@ def _math_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     return torch.matmul(Softmax.apply(scores, -1, query.dtype), value)
 
 
-def _flash_forward(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                   attention_mask: torch.Tensor | None = None, **_: Any) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """transformers' `flash_attention_forward` on rows without padding: FP32 inputs are cast, the output has heads third."""
+def _flash_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' `flash_attention_forward` on rows without padding: FP32 inputs are cast, the output has heads
+    third."""
     if query.dtype == torch.float32:
         query, key, value = (one.to(autocast_dtype() or torch.bfloat16) for one in (query, key, value))
     with torch.autocast("cpu", enabled=False):
@@ -167,7 +184,8 @@ def register_flash() -> None:
 
 
 class Dropout(torch.autograd.Function):
-    """CUDA's `native_dropout`: a mask of one byte an element is kept. (The CPU keeps the scaled mask in the input's dtype.)"""
+    """CUDA's `native_dropout`: a mask of one byte an element is kept. (The CPU keeps the scaled mask in the input's
+    dtype.)"""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
@@ -185,10 +203,16 @@ def _cuda_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, in
 
 
 def _cuda_layer_norm(layer_norm: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """CUDA's autocast takes `layer_norm` to FP32 (torch.amp, "CUDA ops that can autocast to float32"); the CPU's does not."""
+    """CUDA's autocast takes `layer_norm` to FP32 (torch.amp, "CUDA ops that can autocast to float32"); the CPU's
+    does not."""
 
-    def run(input: torch.Tensor, shape: Any, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None,  # noqa: A002
-            eps: float = 1e-5) -> torch.Tensor:  # fmt: skip
+    def run(
+        input: torch.Tensor,  # noqa: A002
+        shape: Any,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
         if autocast_dtype() is None:
             return layer_norm(input, shape, weight, bias, eps)
         weight, bias = (None if one is None else one.float() for one in (weight, bias))

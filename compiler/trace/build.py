@@ -22,7 +22,8 @@ UPCAST_NAMES = ("embed_tokens", "lm_head")
 
 
 def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.Module, nn.Module]:
-    """(model to call, its causal LM) on the meta device. Raises ValueError for a model_type transformers does not know."""
+    """(model to call, its causal LM) on the meta device. Raises ValueError for a model_type transformers does not
+    know."""
     from transformers import AutoModelForCausalLM
 
     optimizer_of(setup)
@@ -61,8 +62,15 @@ def _adapt(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) ->
     causal.requires_grad_(False)
     causal.enable_input_require_grads()
     saved = ["embed_tokens", "lm_head"] if setup.train_embeddings else None
-    adapter = LoraConfig(r=setup.lora_r, lora_alpha=setup.lora_alpha or setup.lora_r, lora_dropout=setup.lora_dropout, bias="none",
-                         target_modules=lora_target_names(causal, setup.lora_targets), modules_to_save=saved, task_type="CAUSAL_LM")  # fmt: skip
+    adapter = LoraConfig(
+        r=setup.lora_r,
+        lora_alpha=setup.lora_alpha or setup.lora_r,
+        lora_dropout=setup.lora_dropout,
+        bias="none",
+        target_modules=lora_target_names(causal, setup.lora_targets),
+        modules_to_save=saved,
+        task_type="CAUSAL_LM",
+    )
     with torch.device("meta"):
         model = get_peft_model(causal, adapter, autocast_adapter_dtype=stack.adapter_fp32)
     if not stack.adapter_fp32:  # PEFT takes the base layer's dtype, but not on meta
@@ -91,8 +99,8 @@ def _is_linear(module: nn.Module) -> bool:
 def _cast(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> None:
     """Dtypes of norms, embeddings, head and biases after loading.
 
-    Axolotl: 1. norms, embeddings and head to FP32; 2. k-bit preparation of a quantised model: every other 16-bit tensor to FP32;
-    3. back to the weights' dtype when there is an adapter, flash-like attention or cut cross-entropy.
+    Axolotl: 1. norms, embeddings and head to FP32; 2. k-bit preparation of a quantised model: every other 16-bit
+    tensor to FP32; 3. back to the weights' dtype when there is an adapter, flash-like attention or cut cross-entropy.
     """
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
     if stack.upcast == "norms":
@@ -120,7 +128,8 @@ def _cast_named(causal: nn.Module, dtype: torch.dtype) -> None:
 
 
 def to_fake(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one that claims a device; tied tensors stay tied. Call inside the fake mode."""
+    """Replace every meta tensor by a fake one that claims a device; tied tensors stay tied. Call inside the fake
+    mode."""
     made: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor, parameter: bool) -> torch.Tensor:

@@ -57,12 +57,14 @@ class Comparison:
 
 
 def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Comparison:
-    """Trace `setup` and set its live tensors against the plan's. A sharded or offloaded setup is traced as one whole device:
-    its activations are those of every rank, while its shards are arithmetic."""
+    """Trace `setup` and set its live tensors against the plan's. A sharded or offloaded setup is traced as one whole
+    device: its activations are those of every rank, while its shards are arithmetic."""
     note = ""
     if setup.zero_stage or setup.offload != "none":
-        note = (f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
-                "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers")  # fmt: skip
+        note = (
+            f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
+            "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers"
+        )
         setup = replace(setup, zero_stage=0, offload="none", devices=1)
     planned = predict_memory(architecture, setup, machine)
     traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu", steady=True)
@@ -82,7 +84,8 @@ def _parts(traced: Trace, planned: Memory) -> tuple[Row, ...]:
 
 
 def _phases(traced: Trace, planned: Memory) -> tuple[Row, ...]:
-    """Forward and backward as one (the planner's lines are moments of the loss and of a layer), and the optimizer's step."""
+    """Forward and backward as one (the planner's lines are moments of the loss and of a layer), and the optimizer's
+    step."""
     phases, ours = {name: one.total_bytes for name, one in traced.phases}, dict(planned.phases)
     step = Row("optimizer", phases["optimizer"], ours["optimizer"])
     most = max(size for name, size in ours.items() if name in ("loss", "layer", "backward"))

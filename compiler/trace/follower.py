@@ -1,4 +1,5 @@
-"""Follows every tensor storage from birth to death, so that live bytes are what `torch.cuda.max_memory_allocated` would count."""
+"""Follows every tensor storage from birth to death, so that live bytes are what `torch.cuda.max_memory_allocated`
+would count."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Labels:
 
 
 class StorageFollower(TorchDispatchMode):
-    """Counts the storages of every operator's outputs while they live. The peak is kept per phase, with its split by kind."""
+    """Counts the storages of every operator's outputs while they live. The peak is kept per phase, with its split by
+    kind."""
 
     def __init__(self, labels: Labels) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""Axolotl's fused LoRA kernels (`lora_mlp_kernel`, `lora_qkv_kernel`, `lora_o_kernel`): its own autograd Functions, with only the
-Triton activation and the dequantisation replaced by equal allocations."""
+"""Axolotl's fused LoRA kernels (`lora_mlp_kernel`, `lora_qkv_kernel`, `lora_o_kernel`): its own autograd Functions,
+with only the Triton activation and the dequantisation replaced by equal allocations."""
 
 from __future__ import annotations
 
@@ -45,9 +45,11 @@ def kernel_patches() -> list[tuple[Any, str, Any]]:
         (modes, "autocast", on_traced_device),
         (torch, "get_autocast_dtype", lambda device_type: dtype_of("cpu" if device_type == "cuda" else device_type)),
         (kernels, "dequantize", _dequantise),
-        (kernels, "swiglu_forward", _activation), (kernels, "geglu_forward", _activation),
-        (kernels, "swiglu_backward", _activation_backward), (kernels, "geglu_backward", _activation_backward),
-    ]  # fmt: skip
+        (kernels, "swiglu_forward", _activation),
+        (kernels, "geglu_forward", _activation),
+        (kernels, "swiglu_backward", _activation_backward),
+        (kernels, "geglu_backward", _activation_backward),
+    ]
 
 
 def install_lora_kernels(model: nn.Module) -> None:

@@ -1,5 +1,5 @@
-"""The losses that replace the standard one, by their allocations: Liger's and cut cross-entropy, Axolotl's chunked one, older
-transformers' shifted copies. The standard loss is transformers' own and needs nothing here."""
+"""The losses that replace the standard one, by their allocations: Liger's and cut cross-entropy, Axolotl's chunked
+one, older transformers' shifted copies. The standard loss is transformers' own and needs nothing here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ CHUNKS = 8
 
 
 class LigerFusedLinear(torch.autograd.Function):
-    """liger_kernel 0.8.1 `fused_linear_cross_entropy_forward`, operation for operation; its Triton kernels work in place."""
+    """liger_kernel 0.8.1 `fused_linear_cross_entropy_forward`, operation for operation; its Triton kernels work in
+    place."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -48,7 +49,8 @@ class LigerFusedLinear(torch.autograd.Function):
 
 
 class CutCrossEntropy(torch.autograd.Function):
-    """Cut cross-entropy (arXiv:2411.09009): only one FP32 log-sum-exp a token survives; gradients are written directly."""
+    """Cut cross-entropy (arXiv:2411.09009): only one FP32 log-sum-exp a token survives; gradients are written
+    directly."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -70,8 +72,8 @@ class CutCrossEntropy(torch.autograd.Function):
 
 
 class CompiledChunk(torch.autograd.Function):
-    """Cross-entropy of one chunk of 16-bit logits under torch.compile: the FP32 values stay in registers, the logits and two
-    numbers a row are kept, backward writes the 16-bit gradient."""
+    """Cross-entropy of one chunk of 16-bit logits under torch.compile: the FP32 values stay in registers, the logits
+    and two numbers a row are kept, backward writes the 16-bit gradient."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -96,8 +98,14 @@ def chunked_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int | N
 
 
 def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., SimpleNamespace]:
-    def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
+    def forward(
+        self: nn.Module,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SimpleNamespace:
         hidden = _decoder(self)(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
         )[0]
@@ -109,10 +117,17 @@ def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., Sim
 
 
 def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
-    """transformers before 4.49: an FP32 copy of the logits, shifted into another; from 4.46 the 16-bit logits stay in the output."""
+    """transformers before 4.49: an FP32 copy of the logits, shifted into another; from 4.46 the 16-bit logits stay
+    in the output."""
 
-    def forward(self: nn.Module, input_ids: torch.Tensor | None = None, labels: torch.Tensor | None = None,
-                attention_mask: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **_: Any) -> SimpleNamespace:  # fmt: skip
+    def forward(
+        self: nn.Module,
+        input_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SimpleNamespace:
         hidden = _decoder(self)(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
         )[0]
@@ -135,7 +150,8 @@ def _decoder(model: nn.Module) -> nn.Module:
 
 
 def install_loss(model: nn.Module, cross_entropy: str, standard: str = "current") -> None:
-    """Give the model the loss of a setup. `standard`: which transformers' standard loss, `current`, `4.46` or `before-4.46`."""
+    """Give the model the loss of a setup. `standard`: which transformers' standard loss, `current`, `4.46` or
+    `before-4.46`."""
     if cross_entropy == "liger":
         model.forward = MethodType(_fused_forward(LigerFusedLinear), model)
     elif cross_entropy == "cut":

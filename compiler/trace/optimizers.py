@@ -12,7 +12,8 @@ from compiler.memory.static import BLOCK_8BIT, MIN_8BIT_ELEMENTS, MIN_PAGED_ELEM
 
 
 class BitsAndBytesOptimizer(torch.optim.Optimizer):
-    """States of bitsandbytes' AdamW and Lion. `fp32`: parameters that transformers keeps out of 8 bit (every nn.Embedding)."""
+    """States of bitsandbytes' AdamW and Lion. `fp32`: parameters that transformers keeps out of 8 bit (every
+    nn.Embedding)."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], kind: Optimizer, fp32: Iterable[nn.Parameter]) -> None:
         super().__init__(parameters, {})

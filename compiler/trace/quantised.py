@@ -26,7 +26,8 @@ def dequantise(layer: Any) -> torch.Tensor:
 
 
 class MatMul4Bit(torch.autograd.Function):
-    """bitsandbytes 0.50 `MatMul4Bit` for more than 1536 rows: dequantise, then a plain linear; only the packed weight is kept."""
+    """bitsandbytes 0.50 `MatMul4Bit` for more than 1536 rows: dequantise, then a plain linear; only the packed
+    weight is kept."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, bias: torch.Tensor | None, layer: Any) -> torch.Tensor:
@@ -71,7 +72,8 @@ class MatMul8Bit(torch.autograd.Function):
 def quantise_linears(
     model: nn.Module, bits: int, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool
 ) -> None:
-    """Replace every linear but the head (transformers' `modules_to_not_convert`) by its 4-bit or 8-bit counterpart, on meta."""
+    """Replace every linear but the head (transformers' `modules_to_not_convert`) by its 4-bit or 8-bit counterpart,
+    on meta."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "lm_head":
             parent = model.get_submodule(name.rpartition(".")[0])
@@ -113,8 +115,11 @@ def _linear_4bit(
         "code": meta((16,), dtype=torch.float32),
     }
     if double_quant:
-        buffers |= {"absmax2": meta((-(-blocks // NESTED_BLOCK),), dtype=torch.float32),
-                    "code2": meta((256,), dtype=torch.float32), "offset": meta((), dtype=torch.float32)}  # fmt: skip
+        buffers |= {
+            "absmax2": meta((-(-blocks // NESTED_BLOCK),), dtype=torch.float32),
+            "code2": meta((256,), dtype=torch.float32),
+            "offset": meta((), dtype=torch.float32),
+        }
     for name, tensor in buffers.items():
         layer.register_buffer(name, tensor, persistent=False)
     return layer

@@ -1,7 +1,7 @@
 """Trace real training steps of a setup on fake tensors and report the peak, phase by phase and part by part.
 
-The Hugging Face model class, PEFT's layers, torch's autograd and the optimizer run for real; shapes, dtypes, aliasing and lifetimes
-are real, the numbers are not there. No GPU and no weights are needed.
+The Hugging Face model class, PEFT's layers, torch's autograd and the optimizer run for real; shapes, dtypes,
+aliasing and lifetimes are real, the numbers are not there. No GPU and no weights are needed.
 """
 
 from __future__ import annotations
@@ -58,13 +58,21 @@ class Trace:
         return self.peak.total_bytes
 
 
-def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack = AXOLOTL,
-               capacity_bytes: int | None = None, on_cpu: bool = False, steady: bool = False) -> Trace:  # fmt: skip
-    """Trace `setup` on one device, without sharding. `config` is a Hugging Face config with `model_type`, or an Architecture.
+def trace_step(
+    config: dict[str, Any] | Architecture,
+    setup: Setup,
+    stack: Stack = AXOLOTL,
+    capacity_bytes: int | None = None,
+    on_cpu: bool = False,
+    steady: bool = False,
+) -> Trace:
+    """Trace `setup` on one device, without sharding. `config` is a Hugging Face config with `model_type`, or an
+    Architecture.
 
-    `capacity_bytes` is what torch may reserve before it returns free segments. `on_cpu` leaves dropout and LayerNorm as the
-    CPU runs them; their CUDA kernels keep other tensors. `steady` makes the optimizer's states first and traces one step instead
-    of two: the same peak of live tensors in half the time, but a reserved peak of no first step. Raises ValueError for what cannot be traced.
+    `capacity_bytes` is what torch may reserve before it returns free segments. `on_cpu` leaves dropout and LayerNorm
+    as the CPU runs them; their CUDA kernels keep other tensors. `steady` makes the optimizer's states first and
+    traces one step instead of two: the same peak of live tensors in half the time, but a reserved peak of no first
+    step. Raises ValueError for what cannot be traced.
     """
     started = time.perf_counter()
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
@@ -84,8 +92,16 @@ def trace_step(config: dict[str, Any] | Architecture, setup: Setup, stack: Stack
     resident = follower.resident_bytes
     del model, causal, follower
     gc.collect()  # autograd graphs hold cycles; the next trace must not count their storages
-    return Trace(phases, max(phases, key=lambda phase: phase[1].total_bytes)[0], resident, allocated, reserved, parameters, trainable,
-                 time.perf_counter() - started)  # fmt: skip
+    return Trace(
+        phases,
+        max(phases, key=lambda phase: phase[1].total_bytes)[0],
+        resident,
+        allocated,
+        reserved,
+        parameters,
+        trainable,
+        time.perf_counter() - started,
+    )
 
 
 @contextlib.contextmanager
@@ -123,8 +139,14 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
     return follower
 
 
-def _step(model: nn.Module, trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer, setup: Setup, stack: Stack,
-          follower: StorageFollower) -> None:  # fmt: skip
+def _step(
+    model: nn.Module,
+    trainable: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    setup: Setup,
+    stack: Stack,
+    follower: StorageFollower,
+) -> None:
     """One optimizer step as HF Trainer does it; more than two micro-steps change nothing."""
     micro_steps = min(2, setup.gradient_accumulation)
     autocast = stack.autocast if setup.precision in ("bf16", "fp16") else "none"

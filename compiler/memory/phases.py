@@ -1,0 +1,213 @@
+"""The moments of a step that can be its peak: the loss, a layer's backward, the last gradients, the optimizer."""
+
+from __future__ import annotations
+
+from compiler.architecture import Architecture
+from compiler.memory.layer import LayerCost, layer_cost
+from compiler.memory.lines import Line, Term, line
+from compiler.memory.loss import LossCost, loss_cost
+from compiler.memory.static import Static, static_state
+from compiler.memory.zero import Shard, shard
+from compiler.values import Setup
+
+
+def needs_mask(architecture: Architecture, setup: Setup) -> bool:
+    """Whether `sdpa` is given a mask: a sliding window shorter than the sequence."""
+    window = architecture.sliding_window
+    return setup.attention == "sdpa" and window is not None and setup.sequence_len > window
+
+
+def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
+    static = static_state(architecture, setup)
+    rank = shard(architecture, setup, static)
+    base = (*_base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes))
+    gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
+    layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
+    head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
+    share = rank.gradients / static.gradients if static.gradients else 0.0
+    lines = [
+        *_loss_lines(architecture, setup, (*base, *_carried(setup, gradients)), layer, head),
+        *_layer_lines(architecture, setup, base, gradients, layer, head, share),
+    ]
+    if setup.method == "full" or setup.train_embeddings:
+        lines.append(line("backward", (*base, gradients, _embedding_tail(architecture, setup, static))))
+    step = Term(
+        "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
+    )
+    lines.append(line("optimizer", (*base, gradients, step)))
+    return tuple(lines)
+
+
+def steady_layer(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerCost:
+    """The cost of all layers but the first: LayerNorm families may widen the residual stream in the first one."""
+    cost = layer_cost(architecture, setup, stream_width, cpu)
+    return cost if cost.stream_width == stream_width else layer_cost(architecture, setup, cost.stream_width, cpu)
+
+
+def _carried(setup: Setup, gradients: Term) -> tuple[Term, ...]:
+    """Gradients of earlier micro-steps."""
+    return (gradients,) if setup.gradient_accumulation > 1 else ()
+
+
+_LOSS_WORDS = {
+    "standard": "logits in two bytes, FP32 copy, log-softmax and its gradient, and the hidden states around them",
+    "chunked": "logits in two bytes and accelerate's FP32 copy of them, and the hidden states around them",
+    "liger": "one chunk of logits, the gradient of the hidden states, and the hidden states around them",
+    "cut": "no logits: one log-sum-exp a token, the gradient of the hidden states, and the hidden states around them",
+}
+
+
+def _loss_lines(
+    architecture: Architecture, setup: Setup, base: tuple[Term, ...], layer: LayerCost, head: LossCost
+) -> list[Line]:
+    kept = _kept(setup, layer, architecture, architecture.num_layers)
+    copies = Term(
+        "autocast_copies",
+        "two-byte copies of FP32 weights that autocast keeps during forward",
+        _autocast_copies(architecture, setup),
+    )
+    made = []
+    for size, phase in head.moments:
+        loss = Term("logits", _LOSS_WORDS[setup.cross_entropy], *size)
+        extra = (copies,) if phase == "forward" and copies.const else ()
+        if setup.cross_entropy == "chunked":  # chunks along the length of several rows are not contiguous
+            extra += (
+                Term(
+                    "logit_chunks",
+                    "two-byte copies of the chunks of logits, with a micro-batch above 1",
+                    per_batched_token=2.0 * architecture.vocab_size,
+                ),
+            )
+        made.append(line("loss", (*base, *kept, *extra, loss)))
+    return made
+
+
+def _layer_lines(
+    architecture: Architecture,
+    setup: Setup,
+    base: tuple[Term, ...],
+    gradients: Term,
+    layer: LayerCost,
+    head: LossCost,
+    share: float,
+) -> list[Line]:
+    """Backward of the last layer (all that forward kept is there) and of the first (all gradients are there)."""
+    mode, layers = setup.gradient_checkpointing, architecture.num_layers
+    moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
+    others = {"off": (layers - 1, 0), "on": (layers, 1), "offload": (0, 0)}[mode]
+    made = []
+    for size, phase in moments:
+        inside = Term("layer", f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight", *size)
+        if setup.gradient_accumulation > 1:
+            tied = architecture.tie_word_embeddings and head.gradients
+            waiting = (
+                (
+                    Term(
+                        "head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients
+                    ),
+                )
+                if tied
+                else ()
+            )
+            made.append(
+                line("layer", (*base, gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside))
+            )
+            continue
+        for kept, done in ((others[0], 0), (others[1], layers - 1)):
+            there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
+            made.append(line("layer", (*base, there, *_kept(setup, layer, architecture, kept), inside)))
+    return made
+
+
+def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
+    """Autocast keeps the two-byte copy of every FP32 leaf it met until forward ends; without checkpointing the
+    layers' own saved tensors already hold them, and the fused kernels cast by themselves."""
+    if setup.gradient_checkpointing == "off":
+        return 0.0
+    if setup.method == "full":
+        return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0
+    return 0.0 if setup.lora_kernels else 2.0 * architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
+
+
+def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) -> Term:
+    """Tied: the head's gradient waits for the embedding's, and both for their sum; gradients of earlier micro-steps are
+    beside them. Untied: the embedding's gradient is the last of the gradients, or is added to an earlier one."""
+    several = setup.gradient_accumulation > 1
+    tables = (3 if several else 2) if architecture.tie_word_embeddings else int(several)
+    return Term(
+        "embedding_gradient",
+        "gradients of head and embedding before they are added up",
+        tables * static.embedding_gradient,
+    )
+
+
+def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
+    """Tensors of the whole model that stay through forward and backward."""
+    terms = []
+    scaled = architecture.model_type in SCALED_EMBEDDINGS
+    if setup.method != "full" and (setup.gradient_checkpointing != "on" or scaled):
+        terms.append(
+            Term(
+                "embedding_output",
+                "the embeddings' output, a leaf of the graph with adapters",
+                0,
+                float(stream_width * architecture.hidden_size),
+            )
+        )
+    if setup.attention == "eager":
+        masks = 2 if 0 < architecture.windowed_layers < architecture.num_layers else 1
+        terms.append(
+            Term("attention_mask", f"{masks} causal masks of length x length", 0, 0, float(masks * stream_width))
+        )
+    elif needs_mask(architecture, setup):
+        terms.append(Term("attention_mask", "boolean mask of the sliding window", 0, 0, 1.0))
+    return tuple(terms)
+
+
+SCALED_EMBEDDINGS = ("granite",)
+"""Families that multiply the embeddings outside the embedding module: the product is what the first layer reads."""
+
+
+def _base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
+    suffix = f"; {rank.how}" if rank.how else ""
+    return tuple(
+        term
+        for term in (
+            Term(
+                "weights",
+                f"{static.total_parameters:,} parameters: linears at {static.linear_bytes:.4g} B, "
+                f"embeddings and norms at "
+                f"{static.embedding_bytes} B{suffix}",
+                rank.weights,
+            ),
+            Term("lora_weights", f"{static.trainable_parameters:,} adapter parameters{suffix}", rank.adapters),
+            Term(
+                "optimizer_states",
+                f"{setup.optimizer} over {static.trainable_parameters:,} parameters{suffix}",
+                rank.states,
+            ),
+            Term("zero_buffers", f"reduce and gather buffers{suffix}", rank.buffers),
+        )
+        if term.const
+    )
+
+
+def _gradient_words(static: Static, rank: Shard) -> str:
+    return f"{static.trainable_parameters:,} trainable parameters" + (f"; {rank.how}" if rank.how else "")
+
+
+def _kept(setup: Setup, layer: LayerCost, architecture: Architecture, layers: int) -> tuple[Term, ...]:
+    """What `layers` layers leave behind in forward for their backward."""
+    if setup.gradient_checkpointing == "offload" or not layers:
+        return ()
+    if setup.gradient_checkpointing == "on":
+        stream = layer.stream_width * architecture.hidden_size
+        return (
+            Term(
+                "checkpoints",
+                f"input of each of {layers} layers in {layer.stream_width} bytes",
+                0,
+                float(stream * layers),
+            ),
+        )
+    return (Term("activations", f"saved tensors of {layers} layers", *(layers * value for value in layer.saved)),)
