@@ -25,8 +25,15 @@ class Domain:
     field: str
     options: tuple[Any, ...]
     because: str
+    """Why the first option, or any for which `instead` has no reason of its own."""
     rejected: tuple[Rejected, ...] = ()
     asked: bool = False
+    instead: tuple[tuple[Any, str], ...] = ()
+    """(option, what is gained where it is chosen instead of the first)."""
+
+    def reason(self, value: Any) -> str:
+        """Why `value`, as a decision says it."""
+        return dict(self.instead).get(value, self.because)
 
     def rejection(self, value: Any) -> Rejected | None:
         return next((one for one in self.rejected if one.value == value), None)
@@ -41,9 +48,15 @@ class Domain:
 
 
 def domain(
-    draft: Draft, field: str, options: tuple[Any, ...], because: str, rejected: tuple[Rejected, ...] = ()
+    draft: Draft,
+    field: str,
+    options: tuple[Any, ...],
+    because: str,
+    rejected: tuple[Rejected, ...] = (),
+    instead: tuple[tuple[Any, str], ...] = (),
 ) -> Domain:
+    """The field's domain; where the recipe states the field, that value alone."""
     asked = draft.asked(field)
     if asked is None:
-        return Domain(field, options, because, rejected)
+        return Domain(field, options, because, rejected, instead=instead)
     return Domain(field, (asked,), f"asked for in the recipe (`training.{field}`)", rejected, asked=True)

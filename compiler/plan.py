@@ -76,7 +76,8 @@ def _chosen(found: Search, setup: Setup) -> list[Decision]:
     """The decisions of the searched fields, with what the choice weighed."""
     decisions = []
     for name, domain in found.domains.items():
-        value, because = getattr(setup, name), domain.because
+        value = getattr(setup, name)
+        because = domain.reason(value)
         rejection = domain.rejection(value)
         if domain.asked and rejection:
             because += f"; {'unasked it is not chosen' if rejection.runs else 'it cannot run'}: {rejection.reason}"

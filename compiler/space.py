@@ -61,7 +61,8 @@ def method(draft: Draft) -> Domain:
         )
         rejected += (Rejected("qlora-4bit", why, runs=True),)
     because = "adapters on frozen weights: 16-bit before 4-bit at the same time per epoch"
-    return domain(draft, "method", options, because, rejected)
+    smaller = "adapters on frozen weights in 4 bits (NF4): faster here than what 16 bits leave room for"
+    return domain(draft, "method", options, because, rejected, (("qlora-4bit", smaller),))
 
 
 def sequence_len(draft: Draft) -> Domain:
@@ -83,7 +84,9 @@ def sequence_len(draft: Draft) -> Domain:
         for length in (shortest // 4, shortest // 2)
         if length >= LENGTH_UNIT
     )
-    return domain(draft, "sequence_len", options, because, shorter)
+    shorter_would = because.partition(" (")[0]
+    longest = f"no row is dropped: the longest has {dataset.max_tokens:,} tokens ({basis}); {shorter_would}"
+    return domain(draft, "sequence_len", options, because, shorter, ((whole, longest),) if whole > shortest else ())
 
 
 def _length_keeping(draft: Draft, share: float) -> int:
@@ -237,32 +240,29 @@ def cross_entropy(draft: Draft) -> Domain:
                 runs=True,
             )
         )
-    because = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
-    return domain(draft, "cross_entropy", tuple(options), because, tuple(rejected))
+    vocabulary = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
+    instead = (("liger", f"{vocabulary}; Liger computes the loss in pieces and never holds all of them"),
+               ("chunked", f"{vocabulary}; the chunked loss holds them once, in 16 bits"))
+    return domain(draft, "cross_entropy", tuple(options), f"{vocabulary}, and there is room", tuple(rejected), instead)
 
 
 def gradient_checkpointing(draft: Draft) -> Domain:
     """Off where it fits; on costs a second forward pass; offload copies what is left over PCIe."""
     backend = draft.case.machine.backend
+    because = "every layer keeps its activations: there is room for them, and no second forward pass"
+    instead = (
+        ("on", "only each layer's input is kept and the layer is computed again: the fastest that fits needs that"),
+        ("offload", "each layer's input waits in host RAM and the layer is computed again: what `on` keeps on the "
+                    "device does not fit"),
+    )
     if backend in ("cuda", "rocm"):
-        return domain(
-            draft,
-            "gradient_checkpointing",
-            ("off", "on", "offload"),
-            "off saves the second forward pass where memory allows",
-        )
+        return domain(draft, "gradient_checkpointing", ("off", "on", "offload"), because, instead=instead)
     reason = (
         "Axolotl's activation offload uses CUDA streams; it "
         f"{'fails' if backend == 'cpu' else 'is not verified'} on {backend}"
     )
     rejected = (Rejected("offload", reason, runs=backend == "xpu"),)
-    return domain(
-        draft,
-        "gradient_checkpointing",
-        ("off", "on"),
-        "off saves the second forward pass where memory allows",
-        rejected,
-    )
+    return domain(draft, "gradient_checkpointing", ("off", "on"), because, rejected, instead)
 
 
 def optimizer(draft: Draft) -> Domain:
@@ -285,13 +285,11 @@ def optimizer(draft: Draft) -> Domain:
         ]
     if draft.value("precision") == "fp32" and backend == "cpu":
         options = ("adamw_torch_fused",)
-    return domain(
-        draft,
-        "optimizer",
-        options,
-        "AdamW in one fused kernel; 8-bit states keep its result (arXiv:2110.02861)",
-        tuple(rejected),
-    )
+    because = "AdamW with 32-bit states, in one fused kernel"
+    same = "a quarter of the bytes, with the result of 32-bit ones (arXiv:2110.02861)"
+    instead = (("adamw_8bit", f"AdamW with 8-bit states: {same}"),
+               ("paged_adamw_8bit", f"AdamW with 8-bit states that may move to host RAM: {same}"))
+    return domain(draft, "optimizer", options, because, tuple(rejected), instead)
 
 
 def zero_stage(draft: Draft) -> Domain:
