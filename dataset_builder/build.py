@@ -19,7 +19,7 @@ from pathlib import Path
 from dataset_builder.problems import BuildProblem
 from dataset_builder.progress import Quiet, Report
 from dataset_builder.prompting import prompts_digest
-from dataset_builder.rows import Chunk, Document, Dropped, digest
+from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
 from dataset_builder.spec import Dataset
 
 ROW_MODULES = (
@@ -70,22 +70,23 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     """
     report = report or Quiet()
     documents, left_out = read(dataset, place, report)
-    stamp = stamp_of(dataset, documents, tokenizer)
+    existing = _existing(dataset, place)
+    stamp = stamp_of(dataset, documents, tokenizer) | {"existing_digest": digest(*(row.id for row in existing))}
     if until == "write" and shard == (1, 1) and is_current(place, stamp):
         return Result("unchanged")
-    counts = {"documents": len(documents)}
+    counts = {"documents": len(documents)} | ({"existing rows": len(existing)} if existing else {})
     if until == "read":
         return Result("read", counts)
     chunks = chunks_of(dataset, documents)
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
-    return _fromchunks_of(dataset, place, report, until, tokenizer, shard, chunks, left_out, stamp, counts)
+    return _fromchunks_of(dataset, place, report, until, tokenizer, shard, chunks, left_out, existing, stamp, counts)
 
 
 def _fromchunks_of(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
-                 shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped], stamp: dict[str, str],
-                 counts: dict[str, int]) -> Result:  # fmt: skip
+                 shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped],
+                 existing: Sequence[Row], stamp: dict[str, str], counts: dict[str, int]) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
     from dataset_builder import split, variants, views
     from dataset_builder.ask import ask_pairs, write_views
@@ -110,9 +111,10 @@ def _fromchunks_of(dataset: Dataset, place: Place, report: Report, until: str, t
         spent = ledger.totals()
     known = views.corpus(chunks)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
+    made = variants.with_existing(made, existing)
     split.check(made.train, made.recall, made.transfer)
     counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}
-    short = (*asked.short, *_short_rows(len(made.train), total))
+    short = (*asked.short, *_short_rows(total - made.missing, total))
     if until == "variants":
         return Result("variants", counts, short)
     _write(dataset, place, asked, made, [*left_out, *unwritten], spent, short, stamp, counts, tokenizer)
@@ -126,6 +128,15 @@ def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document]
 
     seen = SourceReport(progress=report.say)
     return read_sources(dataset, place.root, place.recipe, seen), seen.dropped
+
+
+def _existing(dataset: Dataset, place: Place) -> list[Row]:
+    """Rows of `hf` sources, which join the training rows as they are, on top of `pairs.total`."""
+    if not any(source.kind == "hf" for source in dataset.sources):
+        return []
+    from dataset_builder.sources.hf import read_rows
+
+    return read_rows(dataset, place.root)
 
 
 def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | None) -> dict[str, str]:
@@ -198,7 +209,8 @@ def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropp
 
     tokens = lengths.lengths(made.train, tokenizer)
     dropped = (*left_out, *asked.dropped, *made.dropped)
-    notes = (*asked.notes, *(f"Short of the target: {text}." for text in short))
+    judge = ("The recipe names a judge; it is not asked: evidence was checked by code alone.",) if dataset.judge else ()
+    notes = (*asked.notes, *judge, *(f"Short of the target: {text}." for text in short))
     texts = {
         "train.csv": table.csv_text(made.train),
         "eval_recall.csv": table.csv_text(made.recall),

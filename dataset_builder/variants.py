@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataset_builder import views
 from dataset_builder.evidence import code_problem
@@ -66,6 +66,12 @@ def rows(
         tuple(dropped),
         max(0, total - len(train)),
     )
+
+
+def with_existing(made: Rows, existing: Sequence[Row]) -> Rows:
+    """The rows and those taken over from elsewhere, except where they ask what is held out."""
+    held = {same(row.instruction) for row in (*made.recall, *made.transfer)}
+    return replace(made, train=(*made.train, *(row for row in existing if same(row.instruction) not in held)))
 
 
 def _once(train: list[Row]) -> list[Row]:

@@ -206,6 +206,19 @@ def test_an_estimate_makes_a_dozen_calls_that_the_build_then_has(project, monkey
     assert len([request for request in scripted.asked if request.key in sampled]) == 12
 
 
+def test_existing_rows_join_the_training_rows(project, monkeypatch):
+    records = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(5)]
+    (project / "chat.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = RECIPE.replace("  pairs:", "    - {kind: hf, path: chat.jsonl, licence: MIT}\n  pairs:")
+    (project / "recipe.yaml").write_text(recipe)
+    Scripted(monkeypatch, weak)
+    done = run()
+    assert done.exit_code == 0, done.output
+    train = rows("train.csv")
+    assert len(train) == 55 and sum(row["view"] == "existing" for row in train) == 5
+    assert "up to date" in run().output
+
+
 KILLED = """
 import sys, os, signal
 sys.path.insert(0, {tests!r})
