@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ ASSUMED_MEAN_TOKENS, ASSUMED_P99_TOKENS, ASSUMED_MAX_TOKENS = 160, 512, 1024
 """Of a question and its answer, before a dataset is built. plan.md says that they are assumed."""
 ASSUMED_ROWS = 10_000
 """Of a recipe that names no dataset."""
+CALIBRATION = "calibration.yaml"
+"""At the project root: measurements of its own runs (`compiler.calibrate`)."""
 TRAIN_CSV, EVAL_CSV, LOCK = "train.csv", "eval_recall.csv", "dataset.lock.json"
 
 
@@ -30,8 +33,17 @@ def resolve(recipe: Recipe, target: str, root: str | Path = ".") -> Case:
     if target not in recipe.targets:
         known = ", ".join(recipe.targets)
         raise WorldProblem(f"recipe `{recipe.name}` has no target `{target}`", f"name one of {known}")
-    machine = find_machine(recipe.targets[target])
+    machine = _with_measurements(find_machine(recipe.targets[target]), Path(root))
     return Case(recipe, target, find_model(recipe.base_model), machine, find_dataset(recipe, Path(root)))
+
+
+def _with_measurements(machine: Machine, root: Path) -> Machine:
+    """The machine, with what this project's own runs on it said."""
+    if not (root / CALIBRATION).is_file():
+        return machine
+    from compiler.calibrate import measured_for
+
+    return replace(machine, measured=measured_for(machine, root))
 
 
 def find_machine(target: Target) -> Machine:
@@ -120,18 +132,28 @@ def find_dataset(recipe: Recipe, root: Path = Path(".")) -> DatasetFacts:
     if recipe.dataset is None:
         return _assumed(ASSUMED_ROWS, 0, None)
     folder = Path("generated") / recipe.name / "dataset"
-    lock = root / folder / LOCK
-    if lock.is_file():
-        try:
-            return _measured(json.loads(lock.read_text(encoding="utf-8")), folder)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise WorldProblem(
-                f"`{folder / LOCK}` is damaged", f"restore it from git, or run `recipe data` for {recipe.name} again"
-            ) from None
+    built = built_dataset(recipe.name, root)
+    if built is not None:
+        return built
     pairs, evaluation = recipe.dataset.pairs, recipe.dataset.evaluation
     rows = pairs.total or pairs.unique * (10 if pairs.profile == "recall" else 4)
     recall = evaluation.recall if evaluation.recall is not None else min(200, pairs.unique // 10)
     return _assumed(rows, recall, folder)
+
+
+def built_dataset(name: str, root: Path = Path(".")) -> DatasetFacts | None:
+    """What the lock of the recipe `name` says; None where no dataset is built. Raises WorldProblem for a broken
+    lock."""
+    folder = Path("generated") / name / "dataset"
+    lock = root / folder / LOCK
+    if not lock.is_file():
+        return None
+    try:
+        return _measured(json.loads(lock.read_text(encoding="utf-8")), folder)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise WorldProblem(
+            f"`{folder / LOCK}` is damaged", f"restore it from git, or run `recipe data` for {name} again"
+        ) from None
 
 
 def _assumed(rows: int, eval_rows: int, folder: Path | None) -> DatasetFacts:

@@ -16,7 +16,7 @@ from compiler.constraints import conflict, dominated
 from compiler.domain import Domain
 from compiler.memory import margin_bytes, peak_lines, predict_memory, verdict
 from compiler.memory.lines import Line, chunk_rows
-from compiler.memory.overhead import overhead_bytes
+from compiler.memory.overhead import overhead_bytes, overhead_factor
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
 from compiler.rules.schedule import effective_batch_for
@@ -203,13 +203,13 @@ def _peaks(case: Case, cell: Cell, drawn: dict[tuple[Any, ...], tuple[Line, ...]
     them:
     batch and length (but for a window shorter than the length, which needs a mask) and packing."""
     architecture, machine = case.model.architecture, case.machine
-    length, peaks = cell.values["sequence_len"], []
+    length, peaks, factor = cell.values["sequence_len"], [], overhead_factor(machine)
     masked = length if architecture.sliding_window and length > architecture.sliding_window else None
     kind = tuple(value for name, value in cell.values.items() if name not in ("sequence_len", "sample_packing"))
     for batch in cell.batches:
         key = (*kind, masked, batch[1] > 1)
         if key not in drawn:
-            drawn[key] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu")
+            drawn[key] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu", factor)
         tokens = batch[0] * length
         rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
         live = round(max([line.bytes_at(tokens, length, rows) for line in drawn[key]]))

@@ -18,6 +18,7 @@ COMMANDS = {
     "schema": "JSON Schema of a recipe, for editors.",
     "verify": "Trace one real training step without a GPU; compare with the plan.",
     "eval": "Before/after on the held-out questions.",
+    "calibrate": "Keep what a run really took; later plans lean on it.",
     "export": "Merge, GGUF, Ollama Modelfile.",
     "doctor": "What this machine is, and what is missing for which target.",
     "prepare": "Unpack and convert the embedded model, once.",

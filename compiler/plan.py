@@ -16,7 +16,7 @@ from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
 from compiler.rules.draft import percent
 from compiler.rules.text import truncated_share
 from compiler.space import MAX_TRUNCATED_SHARE
-from compiler.values import Case, Decision, Plan, Setup
+from compiler.values import Case, Decision, Measured, Plan, Setup
 from compiler.ways_out import ways_out
 
 if TYPE_CHECKING:
@@ -101,6 +101,18 @@ def _weighed(found: Search, setup: Setup, name: str) -> str:
     return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}"
 
 
+def _leans_on(measured: Measured | None) -> list[str]:
+    """Which of the project's own runs moved the prediction, and how far."""
+    if measured is None:
+        return []
+    runs = "a run" if measured.runs == 1 else f"{measured.runs} runs"
+    said = (
+        f"leans on {runs} on this machine, the newest of {measured.date} (`recipe calibrate`): memory beside live "
+        f"tensors times {measured.overhead_factor:.2f}, seconds of a step times {measured.step_factor:.3g}"
+    )
+    return [said, *(f"measured: {one}" for one in measured.remarks)]
+
+
 def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
     """What a reader must know before he trusts the plan."""
     case, dataset = found.case, found.case.dataset
@@ -112,6 +124,7 @@ def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
             "not verified upstream: Axolotl 0.19 names NVIDIA and AMD only; the keys are conservative, try ten "
             "steps first"
         )
+    said += _leans_on(case.machine.measured)
     if not dataset.measured:
         said.append(
             f"no dataset is built yet: {dataset.rows:,} rows of {dataset.mean_tokens:,.0f} tokens on average, "

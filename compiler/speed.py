@@ -67,7 +67,7 @@ def predict_speed(
 ) -> Speed:
     """Tokens per second, seconds per step, hours and cost of a run. `epochs` counts only where `max_steps` is None."""
     padded, useful, attended = row_tokens(setup, dataset)
-    parts = step_parts(architecture, setup, machine, padded, attended)
+    parts = _as_measured(step_parts(architecture, setup, machine, padded, attended), machine)
     seconds = sum(part[1] for part in parts)
     share = useful / padded
     tokens = padded * setup.micro_batch * setup.gradient_accumulation * setup.devices * share
@@ -77,6 +77,18 @@ def predict_speed(
     price = machine.price_usd_per_hour
     cost = None if price is None else hours * price * setup.devices
     return Speed(tokens / seconds, seconds, hours, steps, cost, parts)
+
+
+def _as_measured(
+    parts: tuple[tuple[str, float, str], ...], machine: Machine
+) -> tuple[tuple[str, float, str], ...]:
+    """The parts, and what this project's own runs on the machine add to them or take off (`recipe calibrate`)."""
+    measured = machine.measured
+    if measured is None or measured.step_factor == 1.0:
+        return parts
+    more = (measured.step_factor - 1.0) * sum(part[1] for part in parts)
+    how = f"steps on this machine took {measured.step_factor:.3g} times the above ({measured.runs} measured)"
+    return (*parts, ("as measured here", more, how))
 
 
 def step_parts(

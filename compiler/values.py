@@ -43,6 +43,21 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What this project's own runs on a machine say of the predictions for it (`compiler.calibrate.lean`)."""
+
+    runs: int
+    date: str
+    """Of the newest."""
+    overhead_factor: float
+    """Measured over predicted memory beside live tensors: allocator slack; on a CPU the process too."""
+    step_factor: float
+    """Measured over predicted seconds of a step."""
+    remarks: tuple[str, ...] = ()
+    """One a run, the newest first: predicted and measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One target: a device from `facts/gpus.yaml` (or described in the recipe), how many, and what may be used of it."""
 
@@ -75,6 +90,8 @@ class Machine:
     """One-direction GB/s between host and device, which offloads pay for; `interconnect_gb_s` is between devices."""
     bf16_native: bool | None = None
     """Whether BF16 is computed in hardware; None where that is not known (a CPU of unknown model)."""
+    measured: Measured | None = None
+    """None: no run on it was calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from compiler.emit.keys_data import data, model
 from compiler.emit.keys_memory import adapter, deepspeed, memory
 from compiler.emit.keys_run import logging, optimisation, run
 from compiler.emit.launch import requirements, shell_line
-from compiler.emit.stamp import facts_digest, recipe_digest
+from compiler.emit.stamp import digest, facts_digest, recipe_digest
 from compiler.problems import WorldProblem
 from compiler.values import Artefact, Plan
 
@@ -26,7 +26,8 @@ def emit(plan: Plan) -> Artefact | None:
     nobody."""
     if not plan.fits:
         return None
-    return Artefact(f"{plan.case.recipe.name}/{plan.case.target}/axolotl.yaml", to_text(sections(plan), header(plan)))
+    made = sections(plan)
+    return Artefact(f"{plan.case.recipe.name}/{plan.case.target}/axolotl.yaml", to_text(made, header(plan, made)))
 
 
 def sections(plan: Plan) -> tuple[Section, ...]:
@@ -67,13 +68,14 @@ def mapping(plan: Plan) -> dict[str, object]:
     return to_mapping(sections(plan))
 
 
-def header(plan: Plan) -> str:
+def header(plan: Plan, made: tuple[Section, ...]) -> str:
     """What this file is, what it was made from, how to run it, and the memory bar."""
     case = plan.case
     lines = [
         f"{case.recipe.name} on {case.target}: {case.model.id}, {case.machine.count} x {case.machine.name}",
         f"Compiled by finetune-recipes {__version__} for Axolotl {AXOLOTL_VERSION}; recipe {recipe_digest(plan)}, "
         f"facts {facts_digest(plan)}.",
+        f"values {digest(to_mapping(made))}, machine {case.machine.count} x {case.machine.id}",
         "Not to be edited: change the recipe and run `recipe build`. plan.md beside this file explains every choice.",
         "",
         f"train: {shell_line(plan)}",

@@ -8,16 +8,19 @@ from typing import Any
 
 from compiler.architecture import Architecture
 from compiler.memory.lines import Line, Term, chunk_rows, line
-from compiler.memory.overhead import overhead_bytes, overhead_parts, slack_share
+from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
 from compiler.memory.phases import needs_mask, step_lines
 from compiler.memory.static import static_state
 from compiler.memory.zero import shard
 from compiler.values import Machine, Memory, Part, Setup
 
 
-def peak_lines(architecture: Architecture, setup: Setup, cpu: bool = False) -> tuple[Line, ...]:
+def peak_lines(
+    architecture: Architecture, setup: Setup, cpu: bool = False, slack_factor: float = 1.0
+) -> tuple[Line, ...]:
     """The moments of a step that can be its peak. They do not depend on micro-batch; on sequence length only where a
-    sliding window needs a mask (`sdpa`). The last term of each is the allocator's slack."""
+    sliding window needs a mask (`sdpa`). The last term of each is the allocator's slack, `slack_factor` times the usual
+    one."""
     length = setup.sequence_len if needs_mask(architecture, setup) else 1
     shape = (
         setup.method,
@@ -39,11 +42,13 @@ def peak_lines(architecture: Architecture, setup: Setup, cpu: bool = False) -> t
         setup.offload,
         setup.devices,
     )
-    return _lines_of_shape(architecture, shape, cpu)
+    return _lines_of_shape(architecture, shape, cpu, slack_factor)
 
 
 @lru_cache(maxsize=4096)
-def _lines_of_shape(architecture: Architecture, shape: tuple[Any, ...], cpu: bool) -> tuple[Line, ...]:
+def _lines_of_shape(
+    architecture: Architecture, shape: tuple[Any, ...], cpu: bool, slack_factor: float
+) -> tuple[Line, ...]:
     (
         method,
         accumulation,
@@ -86,16 +91,20 @@ def _lines_of_shape(architecture: Architecture, shape: tuple[Any, ...], cpu: boo
         offload=offload,
         devices=devices,
     )
-    return tuple(_with_slack(one, slack_share(setup, cpu)) for one in step_lines(architecture, setup, cpu))
+    share = slack_share(setup, cpu)
+    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
+    if slack_factor != 1.0:
+        words += f"; times {slack_factor:.2f}, measured on this machine"
+    return tuple(_with_slack(one, share * slack_factor, words) for one in step_lines(architecture, setup, cpu))
 
 
-def _with_slack(one: Line, share: float) -> Line:
+def _with_slack(one: Line, share: float, words: str) -> Line:
     """Add what the allocator holds beside the tensors that come and go within a step. The share is the same for all
     lines of a setup and so are the weights, so the highest line stays the highest."""
     moving = [term for term in one.terms if term.name not in RESIDENT]
     slack = Term(
         SLACK_PART,
-        f"{share:.0%} of all but the weights: held by the allocator, not in use",
+        words,
         share * sum(term.const for term in moving),
         share * sum(term.per_token for term in moving),
         share * sum(term.per_token_length for term in moving),
@@ -129,7 +138,8 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
     cpu = machine.backend == "cpu"
     tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    most = round(max(one.bytes_at(tokens, length, rows) for one in peak_lines(architecture, setup, cpu)))
+    lines = peak_lines(architecture, setup, cpu, overhead_factor(machine))
+    most = round(max(one.bytes_at(tokens, length, rows) for one in lines))
     return most + overhead_bytes(most, machine)
 
 
@@ -140,7 +150,7 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine) -
     """
     tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    lines = peak_lines(architecture, setup, machine.backend == "cpu")
+    lines = peak_lines(architecture, setup, machine.backend == "cpu", overhead_factor(machine))
     top = max(lines, key=lambda one: one.bytes_at(tokens, length, rows))
     most = round(top.bytes_at(tokens, length, rows))
     parts = [Part(term.name, round(term.bytes_at(tokens, length, rows)), _fill(term, tokens)) for term in top.terms]

@@ -56,7 +56,10 @@ def slack_share(setup: Setup, cpu: bool) -> float:
 def overhead_parts(machine: Machine) -> tuple[Part, ...]:
     """What a process takes whatever it trains: `cuda_context`, and `cublas_workspace` on CUDA."""
     constants, workspace = OVERHEADS[machine.backend], _workspace(machine)
-    parts = [Part("cuda_context", constants.context_bytes, constants.how_context)]
+    context, how = _context(machine), constants.how_context
+    if context != constants.context_bytes:
+        how += f"; times {overhead_factor(machine):.2f}, measured on this machine"
+    parts = [Part("cuda_context", context, how)]
     if workspace:
         parts.append(Part("cublas_workspace", workspace, "two cuBLAS workspaces that torch allocates for itself"))
     return tuple(parts)
@@ -64,7 +67,18 @@ def overhead_parts(machine: Machine) -> tuple[Part, ...]:
 
 def overhead_bytes(line_bytes: float, machine: Machine) -> int:
     """The sum of `overhead_parts`; the allocator's slack is already in a line's bytes."""
-    return OVERHEADS[machine.backend].context_bytes + _workspace(machine)
+    return _context(machine) + _workspace(machine)
+
+
+def overhead_factor(machine: Machine) -> float:
+    """Measured over predicted memory beside live tensors, from this project's own runs; 1 where there are none."""
+    return 1.0 if machine.measured is None else machine.measured.overhead_factor
+
+
+def _context(machine: Machine) -> int:
+    """Torch's figures of a GPU leave its context out, so only that of a CPU, the process itself, is ever measured."""
+    usual = OVERHEADS[machine.backend].context_bytes
+    return round(usual * overhead_factor(machine)) if machine.backend == "cpu" else usual
 
 
 def _workspace(machine: Machine) -> int:
