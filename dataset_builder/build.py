@@ -1,11 +1,9 @@
 """The whole dataset: read -> chunk -> ask -> split -> variants -> write. Stages are functions over rows; this module
-pairs
-them with storage.
+pairs them with storage.
 
 Nothing but the ledger of answers and the results lie on disk: a run that was killed starts again from its inputs and
-finds
-every answer it paid for, so it asks nothing twice. The lock is written last; its presence says that the dataset is
-whole.
+finds every answer it paid for, so it asks nothing twice. The lock is written last; its presence says that the dataset
+is whole.
 """
 
 from __future__ import annotations
@@ -70,7 +68,8 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     """
     report = report or Quiet()
     documents, left_out = read(dataset, place, report)
-    existing = _existing(dataset, place)
+    existing, refused = _existing(dataset, place)
+    left_out += refused
     stamp = stamp_of(dataset, documents, tokenizer) | {"existing_digest": digest(*(row.id for row in existing))}
     if until == "write" and shard == (1, 1) and is_current(place, stamp):
         return Result("unchanged")
@@ -81,10 +80,10 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
-    return _fromchunks_of(dataset, place, report, until, tokenizer, shard, chunks, left_out, existing, stamp, counts)
+    return _from_chunks(dataset, place, report, until, tokenizer, shard, chunks, left_out, existing, stamp, counts)
 
 
-def _fromchunks_of(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
+def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
                  shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped],
                  existing: Sequence[Row], stamp: dict[str, str], counts: dict[str, int]) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
@@ -114,7 +113,7 @@ def _fromchunks_of(dataset: Dataset, place: Place, report: Report, until: str, t
     made = variants.with_existing(made, existing)
     split.check(made.train, made.recall, made.transfer)
     counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}
-    short = (*asked.short, *_short_rows(total - made.missing, total))
+    short = (*asked.short, *_short_rows(total - made.missing, total), *_short_evals(made, dataset))
     if until == "variants":
         return Result("variants", counts, short)
     _write(dataset, place, asked, made, [*left_out, *unwritten], spent, short, stamp, counts, tokenizer)
@@ -130,19 +129,20 @@ def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document]
     return read_sources(dataset, place.root, place.recipe, seen), seen.dropped
 
 
-def _existing(dataset: Dataset, place: Place) -> list[Row]:
-    """Rows of `hf` sources, which join the training rows as they are, on top of `pairs.total`."""
+def _existing(dataset: Dataset, place: Place) -> tuple[list[Row], list[Dropped]]:
+    """Rows of `hf` sources, which join the training rows as they are, on top of `pairs.total`; and what was no row."""
     if not any(source.kind == "hf" for source in dataset.sources):
-        return []
+        return [], []
+    from dataset_builder.sources.common import SourceReport
     from dataset_builder.sources.hf import read_rows
 
-    return read_rows(dataset, place.root)
+    seen = SourceReport()
+    return read_rows(dataset, place.root, seen), seen.dropped
 
 
 def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | None) -> dict[str, str]:
     """What the dataset is made from, in digests. Who serves the model (address, key, concurrency, patience, cap)
-    bears on
-    nothing and is left out."""
+    bears on nothing and is left out."""
     spec = dataset.model_dump(mode="json")
     for part in (spec["generator"], spec["judge"] or {}):
         for name in ("api_base", "api_key_env", "max_cost_usd", "max_concurrency", "timeout_s"):
@@ -196,9 +196,21 @@ def _short_rows(found: int, wanted: int) -> tuple[str, ...]:
         return ()
     return (
         f"{found:,} of {wanted:,} rows, {wanted - found:,} missing: the wordings of each pair that passed the "
-        f"checks are "
-        "used up; ask for more unique pairs or a smaller total",
+        "checks are used up; ask for more unique pairs or a smaller total",
     )
+
+
+def _short_evals(made, dataset: Dataset) -> tuple[str, ...]:
+    """What the held-out questions lack of what was asked for."""
+    found, wanted = len(made.recall), _recall(dataset)
+    short = (
+        f"{found:,} of {wanted:,} recall questions, {wanted - found:,} missing: a wording is held out of a trained "
+        f"pair that has three and a reworded one; ask for more unique pairs or lower dataset.evaluation.recall",
+    ) if found < wanted else ()
+    if dataset.evaluation.transfer and not made.transfer:
+        short += ("no transfer questions: too few sections have pairs, or they share their quotes; add sources or set "
+                  "dataset.evaluation.transfer to 0",)  # fmt: skip
+    return short
 
 
 def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropped], spent, short: Sequence[str],

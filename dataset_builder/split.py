@@ -21,7 +21,9 @@ class Split:
     train: tuple[Grounded, ...]
     transfer: tuple[Grounded, ...]
     recall: frozenset[str]
-    """Ids of pairs in `train` of which one wording is held out."""
+    """Ids of pairs in `train` of which one wording shall be held out."""
+    reserve: tuple[str, ...] = ()
+    """Ids of further pairs, in the order in which they stand in for one that has no wording to spare."""
 
 
 def section_of(grounded: Grounded) -> str:
@@ -45,7 +47,8 @@ def split(pairs: Sequence[Grounded], recall: int, transfer: float, seed: int) ->
     train = tuple(sorted((pair for pair in pairs if section_of(pair) not in held), key=lambda pair: pair.pair.id))
     out = tuple(sorted((pair for pair in pairs if section_of(pair) in held), key=lambda pair: pair.pair.id))
     asked = sorted(train, key=lambda pair: digest(str(seed), "recall", pair.pair.id))
-    return Split(train, out, frozenset(pair.pair.id for pair in asked[:recall]))
+    order = tuple(pair.pair.id for pair in asked)
+    return Split(train, out, frozenset(order[:recall]), order[recall:] if recall else ())
 
 
 def _families(pairs: Sequence[Grounded]) -> list[frozenset[str]]:

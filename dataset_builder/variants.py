@@ -40,17 +40,16 @@ def rows(
     """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of
     code."""
     dropped: list[Dropped] = []
-    trainable: list[list[tuple[Grounded, View]]] = []
-    held: list[Row] = []
     taken = {same(pair.pair.question) for pair in parts.transfer}
-    for grounded in parts.train:
-        found = [view for view in _views(grounded, known, by_model or {}, dropped) if same(view[1]) not in taken]
-        if grounded.pair.id in parts.recall and (spare := _spare(found)) is not None:
-            found.remove(spare)
-            held.append(row(grounded, spare, system))
-            taken.add(same(spare[1]))
-        trainable.append([(grounded, view) for view in found])
-    trainable = [[item for item in found if same(item[1][1]) not in taken] for found in trainable]
+    found = {
+        one.pair.id: [view for view in _views(one, known, by_model or {}, dropped) if same(view[1]) not in taken]
+        for one in parts.train
+    }
+    held = _held_out(parts, found)
+    taken |= {same(view[1]) for _, view in held}
+    trainable = [
+        [(one, view) for view in found[one.pair.id] if same(view[1]) not in taken] for one in parts.train
+    ]
     absent = round(total * not_in_docs)
     chosen = _fill(trainable, total - absent)
     train = [row(grounded, view, system) for grounded, view in chosen]
@@ -61,7 +60,7 @@ def rows(
     train = _once(train)
     return Rows(
         tuple(sorted(train, key=lambda one: digest(one.parent, one.id))),
-        tuple(sorted(held, key=lambda one: one.id)),
+        tuple(sorted((row(*item, system) for item in held), key=lambda one: one.id)),
         transfer,
         tuple(dropped),
         max(0, total - len(train)),
@@ -133,6 +132,17 @@ def drift(grounded: Grounded, view: View) -> str | None:
     if name != "true-false" and (foreign := missing_words(question, f"{known}\n{grounds(grounded.chunk)}")):
         return "question names what the source does not: " + ", ".join(foreign[:3])
     return code_problem(answer, grounds(grounded.chunk))
+
+
+def _held_out(parts: Split, found: dict[str, list[View]]) -> list[tuple[Grounded, View]]:
+    """One wording of each pair of `parts.recall`; where a pair has none to spare, one of the reserve stands in."""
+    by_id = {one.pair.id: one for one in parts.train}
+    held: list[tuple[Grounded, View]] = []
+    for name in (*sorted(parts.recall), *parts.reserve):
+        spare = _spare(found[name]) if len(held) < len(parts.recall) else None
+        if spare is not None:
+            held.append((by_id[name], spare))
+    return held
 
 
 def _spare(found: list[View]) -> View | None:

@@ -175,6 +175,22 @@ def test_a_target_out_of_reach_ends_with_what_is_missing(project, monkeypatch):
     assert "Short of the target" in (FOLDER / "card.md").read_text()
 
 
+def test_fewer_held_out_questions_than_asked_for_are_said(project, monkeypatch):
+    (project / "recipe.yaml").write_text(RECIPE.replace("recall: 3", "recall: 12"))
+    Scripted(monkeypatch, weak)
+    done = run()
+    found = len(rows("eval_recall.csv"))
+    assert 3 < found < 12 and f"{found} of 12 recall questions, {12 - found} missing" in done.output
+    assert f"{found} of 12 recall questions" in (FOLDER / "card.md").read_text()
+
+
+def test_sections_too_few_to_hold_one_out_are_said(project, monkeypatch):
+    (project / "docs" / "quay.md").write_text("\n".join(PAGE.splitlines()[:9]))
+    (project / "recipe.yaml").write_text(RECIPE.replace("unique: 12", "unique: 2").replace("recall: 3", "recall: 1"))
+    Scripted(monkeypatch, weak)
+    assert "no transfer questions" in run().output
+
+
 def test_documents_without_text_are_a_clear_problem(project):
     (project / "docs" / "quay.md").write_text("\n")
     done = run()
@@ -208,6 +224,7 @@ def test_an_estimate_makes_a_dozen_calls_that_the_build_then_has(project, monkey
 
 def test_existing_rows_join_the_training_rows(project, monkeypatch):
     records = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(5)]
+    records.append({"song": "La"})
     (project / "chat.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     recipe = RECIPE.replace("  pairs:", "    - {kind: hf, path: chat.jsonl, licence: MIT}\n  pairs:")
     (project / "recipe.yaml").write_text(recipe)
@@ -216,6 +233,7 @@ def test_existing_rows_join_the_training_rows(project, monkeypatch):
     assert done.exit_code == 0, done.output
     train = rows("train.csv")
     assert len(train) == 55 and sum(row["view"] == "existing" for row in train) == 5
+    assert "neither Alpaca" in (FOLDER / "dropped.jsonl").read_text()
     assert "up to date" in run().output
 
 

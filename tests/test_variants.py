@@ -140,3 +140,12 @@ def test_views_of_a_model_come_first_and_are_checked():
     found = made(2 * len(PAIRS), by_model={parent.pair.id: [good, bad]})
     assert good[1] in {row.instruction for row in found.train}
     assert any("77" in one.reason for one in found.dropped)
+
+
+def test_a_pair_without_a_wording_to_spare_is_replaced(monkeypatch):
+    bare, question = PAIRS[0].pair.id, PAIRS[0].pair.question
+    real = variants._spare
+    monkeypatch.setattr(variants, "_spare", lambda found: None if found[0][1] == question else real(found))
+    parts = Split(PAIRS, (), frozenset([bare]), tuple(one.pair.id for one in PAIRS[1:]))
+    (held,) = variants.rows(parts, KNOWN, 40, 0.0, None).recall
+    assert held.parent == PAIRS[1].pair.id
