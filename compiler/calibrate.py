@@ -90,8 +90,8 @@ def measure(run: Run, root: Path = Path(".")) -> Measurement:
     dataset = _dataset(run, root)
     packed = setup.sample_packing or bool(config.values.get("pad_to_sequence_len")) or dataset is None
     longest = setup.sequence_len if packed else min(setup.sequence_len, dataset.max_tokens)
-    rows = setup.effective_batch
-    row_tokens = figures.step_tokens / rows if figures.step_tokens else None
+    seen = packed or figures.epochs >= 0.999 or figures.steps * setup.effective_batch >= dataset.rows
+    row_tokens = figures.step_tokens / setup.effective_batch if figures.step_tokens else None
     seconds = figures.seconds_per_step
     return Measurement(
         run=f"{config.recipe}/{config.target}",
@@ -103,7 +103,7 @@ def measure(run: Run, root: Path = Path(".")) -> Measurement:
         setup=setup,
         architecture=architecture,
         longest_row_tokens=longest,
-        longest_row_seen=packed or figures.epochs >= 0.999,
+        longest_row_seen=seen,
         peak_allocated_bytes=figures.peak_allocated_bytes,
         peak_reserved_bytes=figures.peak_reserved_bytes,
         peak_resident_bytes=figures.peak_resident_bytes,
@@ -172,7 +172,7 @@ def lean(machine: Machine, measurements: Iterable[Measurement]) -> Measured | No
         runs=len(found),
         date=max(one.date for one in found)[:10],
         overhead_factor=_overhead_factor(memory),
-        step_factor=_step_factor(steps),
+        step_factor=_step_factor(steps, known=machine.bf16_tflops is not None),
         remarks=tuple(remark(one, plain) for one in sorted(found, key=lambda one: one.date)[::-1][:MAX_REMARKS]),
     )
 
@@ -218,12 +218,12 @@ def _overhead_factor(pairs: list[tuple[float, float]]) -> float:
     return 1.0 + (ratio - 1.0) * _weight(len(pairs))
 
 
-def _step_factor(pairs: list[tuple[float, float]]) -> float:
-    """The geometric mean of the ratios, drawn towards 1."""
+def _step_factor(pairs: list[tuple[float, float]], known: bool) -> float:
+    """The geometric mean of the ratios; drawn towards 1 where the machine's rates are known."""
     if all(predicted == measured for predicted, measured in pairs):
         return 1.0
     mean = sum(sorted(log(measured / predicted) for predicted, measured in pairs)) / len(pairs)
-    return min(max(exp(mean * _weight(len(pairs))), STEP_BOUNDS[0]), STEP_BOUNDS[1])
+    return min(max(exp(mean * (_weight(len(pairs)) if known else 1.0)), STEP_BOUNDS[0]), STEP_BOUNDS[1])
 
 
 def _release(version: str) -> str:

@@ -71,6 +71,8 @@ class Figures:
     step_tokens: float | None
     """Token slots, padding included, of one optimizer step on all devices."""
     epochs: float
+    steps: int
+    """Optimizer steps that our plugin counted; 0 where it did not run."""
     threads: int | None
     sources: tuple[str, ...]
 
@@ -226,6 +228,7 @@ def _figures(folder: Path, config: Config, log: str, effective: dict[str, Any] |
         seconds_per_step=seconds,
         step_tokens=slots,
         epochs=max((one.get("epoch", 0.0) for one in found), default=0.0),
+        steps=int(record.get("steps") or 0),
         threads=record.get("threads"),
         sources=tuple(sources),
     )
