@@ -67,6 +67,10 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     is written. Raises BuildProblem where a source, the endpoint or the disk is at fault.
     """
     report = report or Quiet()
+    if until not in ("read", "chunk") and not _seems_current(dataset, place, tokenizer):
+        from dataset_builder.engine import warm
+
+        warm()  # litellm takes seconds to import, and so does reading
     documents, left_out = read(dataset, place, report)
     existing, refused = _existing(dataset, place)
     left_out += refused
@@ -167,6 +171,16 @@ def is_current(place: Place, stamp: dict[str, str]) -> bool:
         same = all(lock.get(key) == value for key, value in stamp.items())
         return same and all(_sha256(place.folder / name) == sha256 for name, sha256 in files)
     except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _seems_current(dataset: Dataset, place: Place, tokenizer: Path | None) -> bool:
+    """Whether all but the documents is as the lock says: then there is probably nothing to ask."""
+    try:
+        lock = json.loads((place.folder / LOCK).read_text(encoding="utf-8"))
+        stamp = stamp_of(dataset, (), tokenizer)
+        return all(lock.get(key) == value for key, value in stamp.items() if key != "documents_digest")
+    except (OSError, ValueError, AttributeError):
         return False
 
 

@@ -55,6 +55,11 @@ class Outcome(Generic[T]):
     problem: str | None = None
 
 
+def warm() -> None:
+    """Begins to load litellm (seconds) in a thread; call it as soon as it is likely that there will be calls."""
+    threading.Thread(target=litellm, daemon=True, name="litellm").start()
+
+
 def attempt_of(request: Request, number: int) -> Request:
     """The request as it is asked for the `number`-th time (from 0): another seed each, and some temperature, without
     which many servers would give the same answer again."""
@@ -82,8 +87,8 @@ class Engine:
         self._open = contextlib.ExitStack()
 
     def warm(self) -> None:
-        """Begins to load litellm in the background; call it as soon as it is clear that there will be calls."""
-        threading.Thread(target=litellm, daemon=True).start()
+        """As `warm`."""
+        warm()
 
     def run(self, requests: Iterable[Request], parse: Callable[[Reply], T], total: int | None = None,
             ) -> Iterator[Outcome[T]]:

@@ -1,5 +1,4 @@
-"""What a build will take, from a dozen real calls: the same requests as the build's own, so their answers are not
-lost."""
+"""What a build will take, from a dozen real calls: the build's own requests, so their answers are not lost."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from itertools import islice
 from dataset_builder import answer_first, coverage, money, pairs
 from dataset_builder.ask import LIKELY, PATH_NOTE, view_names
 from dataset_builder.build import Place, chunks_of, read
-from dataset_builder.engine import Engine
+from dataset_builder.engine import Engine, warm
 from dataset_builder.ledger import Ledger, Request
 from dataset_builder.probe import probe
 from dataset_builder.progress import Report
@@ -23,6 +22,7 @@ CALLS = 12
 def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
     """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build
     does."""
+    warm()
     chunks = chunks_of(dataset, read(dataset, place, report)[0])
     with (
         Ledger(place.ledger) as ledger,

@@ -141,6 +141,23 @@ def test_a_changed_document_asks_only_for_what_is_new(project, monkeypatch):
     assert not any("A blob is a small table" in row["quote"] for row in rows("train.csv"))
 
 
+def test_litellm_is_loaded_beside_reading_but_only_where_there_is_something_to_ask(project, monkeypatch):
+    events: list[str] = []
+    real = building.read
+    monkeypatch.setattr("dataset_builder.engine.warm", lambda: events.append("load"))
+    monkeypatch.setattr(building, "read", lambda *a: (events.append("read"), real(*a))[1])
+    Scripted(monkeypatch, weak)
+    run("--until", "chunk")
+    assert events == ["read"]
+    run()
+    assert events == ["read", "load", "read"]
+    run()
+    assert events == ["read", "load", "read", "read"]
+    (project / "recipe.yaml").write_text(RECIPE.replace("total: 50", "total: 51"))
+    run()
+    assert events[4:] == ["load", "read"]
+
+
 def test_until_stops_and_writes_nothing(project, monkeypatch):
     Scripted(monkeypatch, weak)
     for stage in building.STAGES[:-1]:
