@@ -172,12 +172,17 @@ def test_figures_come_from_the_newest_checkpoint_when_a_merge_overwrote_the_log(
     assert figures.date.startswith("2023-11-1")
 
 
-def test_setups_are_read_back_from_every_golden_config(monkeypatch: pytest.MonkeyPatch) -> None:
+KINDS = ("pinned", "measure", "gemma-2-2b", "llama-3.2-1b-full", "llama-3.2-1b-zero2", "llama-3.2-1b-zero3")
+"""Golden recipes that between them have every kind of setup."""
+
+
+def test_setups_are_read_back_from_golden_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(update_golden.GOLDEN)
-    built = compile_recipes(update_golden.recipes(), root=update_golden.GOLDEN)
+    chosen = [path for path in update_golden.recipes() if path.stem in KINDS]
+    built = compile_recipes(chosen, root=update_golden.GOLDEN)
     texts = {artefact.path: artefact.text for artefact in built.artefacts}
     fitting = [one for one in built.plans if one.fits]
-    assert len(fitting) > 40
+    assert {one.case.recipe.name for one in fitting} == set(KINDS)
     for one in fitting:
         config = read_config(texts[f"{one.case.recipe.name}/{one.case.target}/axolotl.yaml"], "it")
         assert (config.model, config.machine) == (one.case.model.id, one.case.machine.id)
