@@ -112,8 +112,14 @@ def measure(run: Run, root: Path = Path(".")) -> Measurement:
         attended_tokens=_rounded(_attended(setup, dataset, row_tokens)),
         tokens_per_second=_rounded(figures.step_tokens / seconds if figures.step_tokens and seconds else None),
         threads=figures.threads,
-        source=", ".join((run.folder / name).as_posix() for name in figures.sources),
+        source=", ".join((_below(run.folder, root) / name).as_posix() for name in figures.sources),
     )
+
+
+def _below(folder: Path, root: Path) -> Path:
+    """Relative to the project root; of a run elsewhere the last three folders: no one's home is committed."""
+    folder, root = folder.resolve(), root.resolve()
+    return folder.relative_to(root) if folder.is_relative_to(root) else Path(*folder.parts[-3:])
 
 
 def _attention_names(architecture: Architecture) -> tuple[str, ...]:

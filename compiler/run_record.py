@@ -32,7 +32,7 @@ DECIDING = (
 LOSSES = {"liger": "liger_fused_linear_cross_entropy", "cut": "cut_cross_entropy", "chunked": "chunked_cross_entropy"}
 TRAIN_AGAIN = "train a config that `recipe build` wrote, as it is, then calibrate its output folder"
 
-_FIRST = re.compile(r"^# (?P<recipe>\S+) on (?P<target>\S+): (?P<model>\S+), \d+ x .+$", re.MULTILINE)
+_FIRST = re.compile(r"^# (?P<recipe>\S+) on (?P<target>\S+): (?P<model>.+), \d+ x .+$", re.MULTILINE)
 _VALUES = re.compile(r"^# values (?P<digest>[0-9a-f]{16}), machine (?P<count>\d+) x (?P<machine>.+?)\s*$", re.MULTILINE)
 _CARD_CONFIG = re.compile(r"```yaml\n(.*?)\n```", re.DOTALL)
 _RECORD = re.compile(r"\{'[^{}\n]*'[^{}\n]*\}")
@@ -195,8 +195,8 @@ def windows(found: list[dict[str, float]], devices: int, every: int) -> list[tup
 
 def _figures(folder: Path, config: Config, log: str, effective: dict[str, Any] | None) -> Figures:
     found, sources = list(records(log)), [LOG] if log else []
-    state = _newest_state(folder)
-    if not any(TOTAL in one for one in found) and state is not None:
+    state = None if any(TOTAL in one for one in found) else _newest_state(folder)
+    if state is not None:
         found = [_numbers(one) for one in _json(state).get("log_history", []) if isinstance(one, dict)]
         sources.append(state.relative_to(folder).as_posix())
     record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}

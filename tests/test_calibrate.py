@@ -241,6 +241,17 @@ def test_a_path_that_is_not_there_and_a_folder_that_is_no_run(project: Path) -> 
     assert invoke().exit_code == 2
 
 
+def test_no_absolute_path_is_kept(project: Path) -> None:
+    texts = []
+    for path in (OUTPUT, OUTPUT.resolve(), CONFIG.resolve()):
+        assert invoke(str(path)).exit_code == 0
+        texts.append(Path(CALIBRATION).read_text())
+    assert len(set(texts)) == 1 and str(project) not in texts[0] and "outputs/one/card/debug.log" in texts[0]
+    shutil.copytree(OUTPUT, project.parent / "rented/outputs/one/card")
+    fetched = calibrate.measure(read_run(project.parent / "rented/outputs/one/card"))
+    assert fetched.source == "outputs/one/card/debug.log"
+
+
 def test_rows_of_another_dataset_are_refused(project: Path) -> None:
     values = {"datasets": [{"type": "chat_template"}], "dataset_prepared_path": ".cache/prepared/one/card/0123456789ab"}
     run = read_run(OUTPUT)
