@@ -12,6 +12,7 @@ from dataset_builder import answer_first, coverage, pairs
 from dataset_builder.duplicates import Item, duplicates
 from dataset_builder.engine import Engine, Outcome
 from dataset_builder.facts import Fact
+from dataset_builder.judge import Bench
 from dataset_builder.probe import probe
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
@@ -47,6 +48,10 @@ class _Pool:
     """Accepted pairs in the order of their asking, and what was dropped."""
 
     wanted: int
+    bench: Bench | None = None
+    undecided: int = 0
+    refused: set[str] = field(default_factory=set)
+    """Ids of pairs that the judge calls bad: they are not asked about twice."""
     pairs: list[Grounded] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -55,21 +60,31 @@ class _Pool:
         return self.wanted - len(self.pairs)
 
     def add(self, made: Sequence[Grounded], lost: Sequence[Dropped]) -> None:
-        self.pairs, repeats = deduplicated([*self.pairs, *made])
+        before = {one.pair.id for one in self.pairs}
+        found, repeats = deduplicated([*self.pairs, *(one for one in made if one.pair.id not in self.refused)])
         self.dropped += [*lost, *repeats]
+        if self.bench is not None and (fresh := [one for one in found if one.pair.id not in before]):
+            said = self.bench.judge(fresh)
+            self.undecided += said.undecided
+            self.dropped += said.dropped
+            self.refused |= {one.pair.id for one in fresh} - {one.pair.id for one in said.kept}
+        self.pairs = [one for one in found if one.pair.id not in self.refused]
 
 
-def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk]) -> Asked:
-    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer."""
+def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: Bench | None = None) -> Asked:
+    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer. `bench`: a judge of each pair."""
     sections = coverage.items(chunks)
     capable = probe(engine.generator, engine)
-    pool = _Pool(dataset.pairs.unique)
+    pool = _Pool(dataset.pairs.unique, bench)
     if capable.path != "answer-first":
         _ask_chunks(engine, capable.path, chunks, sections, dataset.seed, pool)
     _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool)
     pairs = tuple(pool.pairs[: pool.wanted])
     short = _short(len(pairs), pool.wanted, sections)
-    return Asked(pairs, tuple(pool.dropped), sections, capable.path, short, (PATH_NOTE.format(why=capable.why),))
+    notes = [PATH_NOTE.format(why=capable.why)]
+    notes += [bench.note] if bench else []
+    notes += [f"The judge gave no verdict on {pool.undecided:,} pairs; they were kept."] if pool.undecided else []
+    return Asked(pairs, tuple(pool.dropped), sections, capable.path, short, tuple(notes))
 
 
 def _ask_chunks(engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool) -> None:

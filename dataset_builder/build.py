@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from dataset_builder.spec import Dataset
 
 ROW_MODULES = (
     "answer_first", "ask", "blocks", "build", "card", "chunks", "coverage", "duplicates", "evidence", "facts",
-    "identifiers", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views", "wording",
+    "identifiers", "judge", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views", "wording",
 )  # fmt: skip
 """What decides the rows, given documents and replies; a change makes finished datasets stale, never the ledger."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
@@ -100,9 +101,10 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     with (
         Ledger(place.ledger) as ledger,
         Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,
+        _bench(dataset, place, ledger, report, chunks) as bench,
     ):
         mine = [one for one in chunks if int(one.id, 16) % shard[1] == shard[0] - 1]
-        asked = ask_pairs(engine, dataset, mine)
+        asked = ask_pairs(engine, dataset, mine, bench)
         counts["unique pairs"] = len(asked.pairs)
         if until == "ask" or shard != (1, 1):
             return Result("ask", counts, asked.short)
@@ -122,6 +124,22 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
         return Result("variants", counts, short)
     _write(dataset, place, asked, made, [*left_out, *unwritten], spent, short, stamp, counts, tokenizer)
     return Result("write", counts, short)
+
+
+@contextmanager
+def _bench(dataset: Dataset, place: Place, ledger, report: Report, chunks: Sequence[Chunk]):
+    """The recipe's judge after its trial; None without one. Its canaries come from all chunks, whichever shard asks."""
+    if dataset.judge is None:
+        yield None
+        return
+    from dataset_builder import coverage, judge
+    from dataset_builder.engine import Engine
+
+    with Engine(dataset.judge, ledger, report, cache_dir=place.root / ".cache") as engine:
+        facts = [item for mine in coverage.items(chunks).values() for item in mine]
+        bench = judge.Bench(engine, judge.trial(engine, judge.canaries(facts, dataset.seed)))
+        report.say(bench.note)
+        yield bench
 
 
 def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document], list[Dropped]]:
@@ -235,8 +253,7 @@ def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropp
 
     tokens = lengths.lengths(made.train, tokenizer)
     dropped = (*left_out, *asked.dropped, *made.dropped)
-    judge = ("The recipe names a judge; it is not asked: evidence was checked by code alone.",) if dataset.judge else ()
-    notes = (*asked.notes, *judge, *(f"Short of the target: {text}." for text in short))
+    notes = (*asked.notes, *(f"Short of the target: {text}." for text in short))
     texts = {
         "train.csv": table.csv_text(made.train),
         "eval_recall.csv": table.csv_text(made.recall),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from dataset_builder import answer_first, coverage, money, pairs
+from dataset_builder import answer_first, coverage, judge, money, pairs
 from dataset_builder.ask import LIKELY, PATH_NOTE, view_names
 from dataset_builder.build import Place, chunks_of, read
 from dataset_builder.engine import Engine, warm
@@ -34,7 +34,20 @@ def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
         else:
             sample, planned = _pairs(dataset, chunks, engine, capable.path)
         estimates = money.estimate(engine, sample, planned)
+        estimates += _judge(dataset, chunks, ledger, report, place)
     return [PATH_NOTE.format(why=capable.why), *money.sentences(estimates)]
+
+
+def _judge(dataset: Dataset, chunks: list[Chunk], ledger: Ledger, report: Report, place: Place,
+           ) -> list[money.StageEstimate]:  # fmt: skip
+    """What the judge will take: its trial, and every pair once. Its sample are the first canaries of the trial."""
+    if dataset.judge is None:
+        return []
+    facts = [item for mine in coverage.items(chunks).values() for item in mine]
+    birds = judge.canaries(facts, dataset.seed)
+    sample = [judge.request(one.question, one.answer, one.chunk, dataset.judge, one) for one in birds[-CALLS:]]
+    with Engine(dataset.judge, ledger, report, cache_dir=place.root / ".cache") as engine:
+        return money.estimate(engine, sample, {"judge": len(birds) + dataset.pairs.unique * 12 // 10}, judge.verdict)
 
 
 def _questions(dataset: Dataset, chunks: list[Chunk]) -> tuple[list[Request], dict[str, int]]:

@@ -6,7 +6,6 @@ text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,18 +63,14 @@ def pairs_request(plan: Plan, generator: Generator, path: str) -> Request:
     """What the model is asked for one chunk; a later turn names what is still missing and has another seed."""
     wanted = f" Ask about: {', '.join(plan.wanted)}." if plan.wanted else ""
     messages = prompting.messages(
-        "pairs", document=_as_data(plan.chunk.text), section=plan.chunk.section, count=str(plan.count), wanted=wanted
-    )
+        "pairs", document=prompting.as_data(plan.chunk.text), section=plan.chunk.section, count=str(plan.count),
+        wanted=wanted,
+    )  # fmt: skip
     return Request(
         model=generator.model, messages=messages, schema=PAIRS_SCHEMA if path == "schema" else None,
         max_tokens=generator.max_tokens, temperature=generator.temperature, seed=generator.seed + plan.turn,
         stage="pairs", about=plan,
     )  # fmt: skip
-
-
-def _as_data(text: str) -> str:
-    """A document cannot close its own delimiter."""
-    return re.sub(r"(?i)<(/?)document>", r"<\1 document>", text)
 
 
 def parse_pairs(reply: Reply) -> list[dict[str, str]]:
@@ -141,7 +136,7 @@ def views_request(grounded: Grounded, names: Sequence[str], generator: Generator
     """What the model is asked to vary one pair."""
     pair = grounded.pair
     messages = prompting.messages(
-        "views", question=pair.question, answer=pair.answer, quote=_as_data(pair.quote), views=", ".join(names)
+        "views", question=pair.question, answer=pair.answer, quote=prompting.as_data(pair.quote), views=", ".join(names)
     )
     return Request(
         model=generator.model, messages=messages, schema=VIEWS_SCHEMA if path == "schema" else None,

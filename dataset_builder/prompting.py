@@ -30,6 +30,11 @@ def messages(name: str, **values: str) -> tuple[tuple[str, str], ...]:
     return tuple(zip(pieces[1::2], filled, strict=True))
 
 
+def as_data(text: str) -> str:
+    """A document that cannot close its own delimiter."""
+    return re.sub(r"(?i)<(/?)document>", r"<\1 document>", text)
+
+
 def prompts_digest() -> str:
     """Digest of all prompt files, by name."""
     folder = resources.files("dataset_builder.prompts")

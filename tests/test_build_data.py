@@ -239,6 +239,15 @@ def test_an_estimate_makes_a_dozen_calls_that_the_build_then_has(project, monkey
     assert len([request for request in scripted.asked if request.key in sampled]) == 12
 
 
+def test_an_estimate_counts_the_judge(project, monkeypatch):
+    capable = Capability("answer-first", None, None, False, "scripted")
+    monkeypatch.setattr("dataset_builder.estimate.probe", lambda *_: capable)
+    Scripted(monkeypatch, lambda request: "GOOD" if request.stage == "judge" else weak(request))
+    (project / "recipe.yaml").write_text(RECIPE + '  judge: {model: openai/judge, api_base: "http://127.0.0.1:9/v1"}\n')
+    done = run("--estimate")
+    assert done.exit_code == 0 and "judge: 4" in done.output and "from 12 real calls" in done.output
+
+
 def test_existing_rows_join_the_training_rows(project, monkeypatch):
     records = [{"instruction": f"Say {number}.", "input": "", "output": f"It is {number}."} for number in range(5)]
     records.append({"song": "La"})
