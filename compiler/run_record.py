@@ -89,12 +89,12 @@ def read_run(path: Path) -> Run:
     folder, text, where = _find(path)
     config = read_config(text, where)
     log = _text(folder / LOG)
+    if f"'{TOTAL}'" not in log:
+        log = ""  # of `axolotl merge-lora`, which starts it anew in the same folder
     effective = effective_config(log)
-    if effective is None or "merge_lora" in effective:
-        log = ""  # `axolotl merge-lora` starts the log anew in the same folder
-    else:
+    if effective:
         _refuse_other_values(config, effective, folder)
-    return Run(folder, config, _figures(folder, config, log, effective if log else None))
+    return Run(folder, config, _figures(folder, config, log, effective))
 
 
 def read_config(text: str, where: str) -> Config:

@@ -69,6 +69,14 @@ def write_log(config: Path, **overridden: object) -> None:
     (OUTPUT / "debug.log").write_text("\n".join(lines) + "\n")
 
 
+def write_merge_log() -> None:
+    """What `axolotl merge-lora` leaves in place of the log of the training: the config twice, and no record."""
+    kept = (OUTPUT / "debug.log").read_text().partition("20%")[0]
+    again = kept.replace('"adapter"', '"merge_lora": true,\n  "adapter"')
+    last = "[2026-11-21 08:00:00,000] [DEBUG] [axolotl.cli.merge_lora] [PID:1] x"
+    (OUTPUT / "debug.log").write_text(kept + again + last)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A built recipe for one card, and the log of its run."""
@@ -164,7 +172,7 @@ def test_figures_come_from_the_newest_checkpoint_when_a_merge_overwrote_the_log(
         state = {"global_step": steps, "log_history": history[: steps // 10]}
         (folder / "trainer_state.json").write_text(json.dumps(state))
         os.utime(folder / "trainer_state.json", (1_700_000_000, 1_700_000_000))
-    write_log(CONFIG, merge_lora=True)
+    write_merge_log()
     figures = read_run(CONFIG).figures
     assert figures.sources == ("checkpoint-100/trainer_state.json",)
     assert figures.peak_reserved_bytes == 9 * 2**30
@@ -216,7 +224,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "half a record": (lambda: (OUTPUT / "recipe-run.json").write_text('{"schema": 1, "ste'), "half written"),
     "half a state": (
-        lambda: [write_log(CONFIG, merge_lora=True), (OUTPUT / "trainer_state.json").write_text('{"global_step": 1')],
+        lambda: [write_merge_log(), (OUTPUT / "trainer_state.json").write_text('{"global_step": 1')],
         "half written",
     ),
     "damaged calibration": (lambda: Path(CALIBRATION).write_text("schema: 1\nmeasurements: [{a: 1}]\n"), "is damaged"),

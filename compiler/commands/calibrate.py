@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from compiler.problems import reporting
+
+if TYPE_CHECKING:
+    from compiler.calibrate import Measurement
 
 
 @click.command(name="calibrate")
@@ -34,7 +38,7 @@ def command(runs: tuple[Path, ...]) -> None:
     click.echo(f"{calibrate.CALIBRATION}: {len(known)} kept; run `recipe build`, and commit both")
 
 
-def _told(one, known: tuple) -> list[str]:
+def _told(one: Measurement, known: tuple[Measurement, ...]) -> list[str]:
     """The measurement against the prediction, and what it does to plans."""
     from compiler.calibrate import lean, machine_of, peaks, remark
 
