@@ -22,8 +22,9 @@ from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
 from dataset_builder.spec import Dataset
 
 ROW_MODULES = (
-    "answer_first", "ask", "blocks", "build", "card", "chunks", "coverage", "duplicates", "evidence", "facts",
-    "identifiers", "judge", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views", "wording",
+    "answer_first", "ask", "blocks", "build", "card", "changes", "chunks", "coverage", "duplicates", "evidence",
+    "facts", "identifiers", "judge", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views",
+    "wording",
 )  # fmt: skip
 """What decides the rows, given documents and replies; a change makes finished datasets stale, never the ledger."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
@@ -58,6 +59,21 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict)
     short: tuple[str, ...] = ()
     """How many rows or pairs are missing, and why; empty where the targets were reached."""
+    changes: tuple[str, ...] = ()
+    """What differs from the dataset that lay there before."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the stages after reading need of it."""
+
+    documents: Sequence[Document]
+    left_out: Sequence[Dropped]
+    existing: Sequence[Row]
+    chunks: Sequence[Chunk]
+    stamp: dict[str, str]
+    counts: dict[str, int]
+    """Added to as the stages go."""
 
 
 def build(dataset: Dataset, place: Place, report: Report | None = None, until: str = "write",
@@ -85,18 +101,19 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
-    return _from_chunks(dataset, place, report, until, tokenizer, shard, chunks, left_out, existing, stamp, counts)
+    work = _Work(documents, left_out, existing, chunks, stamp, counts)
+    return _from_chunks(dataset, place, report, until, tokenizer, shard, work)
 
 
 def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
-                 shard: tuple[int, int], chunks: Sequence[Chunk], left_out: Sequence[Dropped],
-                 existing: Sequence[Row], stamp: dict[str, str], counts: dict[str, int]) -> Result:  # fmt: skip
+                 shard: tuple[int, int], work: _Work) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
-    from dataset_builder import split, variants, views
+    from dataset_builder import changes, split, variants, views
     from dataset_builder.ask import ask_pairs, write_views
     from dataset_builder.engine import Engine
     from dataset_builder.ledger import Ledger
 
+    chunks, counts = work.chunks, work.counts
     total = dataset.pairs.total or dataset.pairs.unique * variants.ROWS_A_FACT[dataset.pairs.profile]
     with (
         Ledger(place.ledger) as ledger,
@@ -116,14 +133,16 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
         spent = ledger.totals()
     known = views.corpus(chunks)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
-    made = variants.with_existing(made, existing)
+    made = variants.with_existing(made, work.existing)
     split.check(made.train, made.recall, made.transfer)
     counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}
     short = (*asked.short, *_short_rows(total - made.missing, total), *_short_evals(made, dataset))
     if until == "variants":
         return Result("variants", counts, short)
-    _write(dataset, place, asked, made, [*left_out, *unwritten], spent, short, stamp, counts, tokenizer)
-    return Result("write", counts, short)
+    before = changes.former(place.folder, LOCK)
+    since = changes.sentences(before, work.stamp, work.documents, (*made.train, *made.transfer))
+    _write(dataset, place, asked, made, unwritten, spent, short, since, work, tokenizer)
+    return Result("write", counts, short, since)
 
 
 @contextmanager
@@ -245,15 +264,15 @@ def _short_evals(made, dataset: Dataset) -> tuple[str, ...]:
     return short
 
 
-def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropped], spent, short: Sequence[str],
-           stamp: dict[str, str], counts: dict[str, int], tokenizer: Path | None) -> None:  # fmt: skip
+def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Dropped], spent, short: Sequence[str],
+           since: Sequence[str], work: _Work, tokenizer: Path | None) -> None:  # fmt: skip
     """All files, each whole or not at all, the lock last; what is written is read back and must be trainable."""
     from dataset_builder import card, coverage, lengths, table
     from dataset_builder.materials import write_whole
 
     tokens = lengths.lengths(made.train, tokenizer)
-    dropped = (*left_out, *asked.dropped, *made.dropped)
-    notes = (*asked.notes, *(f"Short of the target: {text}." for text in short))
+    dropped = (*work.left_out, *asked.dropped, *unwritten, *made.dropped)
+    notes = (*since, *asked.notes, *(f"Short of the target: {text}." for text in short))
     texts = {
         "train.csv": table.csv_text(made.train),
         "eval_recall.csv": table.csv_text(made.recall),
@@ -271,10 +290,12 @@ def _write(dataset: Dataset, place: Place, asked, made, left_out: Sequence[Dropp
             raise BuildProblem(
                 f"{place.relative(name)} cannot be trained on: {proof.problems[0]} ({len(proof.problems)} problems)"
             )
-    write_whole(place.folder / LOCK, _lock_text(place, made, tokens, stamp, counts, list(texts)))
+    write_whole(place.folder / LOCK, _lock_text(place, made, tokens, since, work, list(texts)))
 
 
-def _lock_text(place: Place, made, tokens, stamp: dict[str, str], counts: dict[str, int], names: list[str]) -> str:
+def _lock_text(place: Place, made, tokens, since: Sequence[str], work: _Work, names: list[str]) -> str:
+    from dataset_builder import changes
+
     files = {name: _sha256(place.folder / name) for name in names}
     lock = {
         "rows": len(made.train),
@@ -289,8 +310,10 @@ def _lock_text(place: Place, made, tokens, stamp: dict[str, str], counts: dict[s
         "train_path": place.relative("train.csv"),
         "eval_path": place.relative("eval_recall.csv"),
         "transfer_path": place.relative("eval_transfer.csv"),
-        **stamp,
-        "counts": counts,
+        **work.stamp,
+        "counts": work.counts,
         "files": files,
+        "changes": list(since),
+        "documents": changes.sha256_of(work.documents),
     }
     return json.dumps(lock, indent=1) + "\n"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dataset_builder.rows import Chunk, Document, digest
+from dataset_builder.rows import Chunk, Document, address, digest
 
 Count = Callable[[str], int]
 """Text -> tokens."""
@@ -70,10 +70,10 @@ def chunk(document: Document, max_tokens: int, count: Count | None = None) -> li
             continue
         body = text[start:end]
         path = run.path or ((document.title,) if document.title else ())
-        name, repeat = digest(document.origin, *path, body), 1
+        name, repeat = digest(address(document.origin), *path, body), 1
         while name in seen:  # the same words under the same headings twice in a document
             repeat += 1
-            name = digest(document.origin, *path, body, str(repeat))
+            name = digest(address(document.origin), *path, body, str(repeat))
         seen.add(name)
         chunks.append(
             Chunk(

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dataset_builder.facts import Fact, facts
-from dataset_builder.rows import Chunk, Dropped, Grounded, digest
+from dataset_builder.rows import Chunk, Dropped, Grounded, address, digest
 
 ORDER = (
     "definition", "option", "default", "command", "steps", "how-to", "condition", "purpose", "cell", "code",
@@ -39,7 +39,7 @@ def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
 
 
 def section_name(chunk: Chunk) -> str:
-    return f"{chunk.origin}: {chunk.section}"
+    return f"{address(chunk.origin)}: {chunk.section}"
 
 
 def deal(sections: Sections, seed: int) -> Iterator[tuple[Fact, Chunk]]:
@@ -60,7 +60,7 @@ def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequen
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for one in dropped:
         if "source" in one.item and "section" in one.item:
-            reasons[f"{one.item['source']}: {one.item['section']}"][one.reason.split(":")[0]] += 1
+            reasons[f"{address(one.item['source'])}: {one.item['section']}"][one.reason.split(":")[0]] += 1
     covered = [name for name in sorted(sections) if done[name]]
     out = [name for name in sorted(sections) if not done[name]]
     kinds = [kind for kind in (*ORDER, *sorted(set(asked) - set(ORDER))) if found[kind] or asked[kind]]

@@ -6,6 +6,7 @@ Ids are content hashes, each row names what it came from, and a stage is a funct
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 
@@ -17,6 +18,15 @@ def digest(*texts: str) -> str:
         hasher.update(len(data).to_bytes(8, "big"))
         hasher.update(data)
     return hasher.hexdigest()[:16]
+
+
+def address(origin: str) -> str:
+    """An origin without its commit: where a document lies, whatever its version.
+
+    >>> address("https://github.com/o/r@0123456789012345678901234567890123456789:docs/a.md")
+    'https://github.com/o/r:docs/a.md'
+    """
+    return re.sub(r"@[0-9a-f]{40,64}:", ":", origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class Chunk:
     """A run of whole Markdown blocks of one section."""
 
     id: str
-    """digest(document origin, heading path, text)."""
+    """digest(document address, heading path, text): the same in every commit that leaves the text as it was."""
     document_id: str
     origin: str
     title: str

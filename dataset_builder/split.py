@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset_builder.problems import BuildProblem
-from dataset_builder.rows import Grounded, Row, digest
+from dataset_builder.rows import Grounded, Row, address, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Split:
 
 def section_of(grounded: Grounded) -> str:
     """What is held out whole: one section of one document."""
-    return f"{grounded.chunk.origin}\n{grounded.chunk.section}"
+    return f"{address(grounded.chunk.origin)}\n{grounded.chunk.section}"
 
 
 def split(pairs: Sequence[Grounded], recall: int, transfer: float, seed: int) -> Split:

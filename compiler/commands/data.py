@@ -74,6 +74,8 @@ def _tell(result, place) -> None:
         click.echo(f"{place.relative('train.csv')} is up to date: {same}.")
         return
     click.echo(", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
+    for text in result.changes:
+        click.echo(text)
     for text in result.short:
         click.echo(f"Short of the target: {text}.")
     click.echo(f"Written: {place.relative('')}" if result.stage == "write" else f"Stopped after: {result.stage}")
