@@ -98,7 +98,11 @@ def _grounded(
         problem = answer_problem(question, fact.answer, grounds(chunk))
         if problem is not None:
             dropped.append(
-                Dropped("evidence", problem, {"question": question, "answer": fact.answer, "source": chunk.origin})
+                Dropped(
+                    "evidence",
+                    problem,
+                    {"question": question, "answer": fact.answer, "source": chunk.origin, "section": chunk.section},
+                )
             )
             continue
         quote = chunk.text[fact.start : fact.end]

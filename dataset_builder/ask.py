@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
 
-from dataset_builder import answer_first, coverage, pairs
+from dataset_builder import answer_first, coverage, names, pairs
 from dataset_builder.duplicates import Item, duplicates
 from dataset_builder.engine import Engine, Outcome
 from dataset_builder.facts import Fact
@@ -23,6 +23,8 @@ ROWS_BY_MODEL = 3
 """Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
 TURNS = 3
 """Times a chunk is asked for pairs; from the second on the names that no pair mentions are given."""
+MOST_NAMES = 4
+"""Given to the model in one further turn."""
 LIKELY = 2.0
 """Accepted pairs a chunk, before any is known."""
 
@@ -106,7 +108,8 @@ def _plan(chunk: Chunk, turn: int, facts: Sequence[tuple[Fact, Chunk]], found: S
     """The request for a chunk in a turn; None where a later turn has nothing to add."""
     if not turn:
         return pairs.Plan(chunk, pairs.wanted_pairs(chunk))
-    missing = pairs.uncovered(facts, [one for one in found if one.chunk.id == chunk.id], chunk)
+    mine = [one for one in found if one.chunk.id == chunk.id]
+    missing = tuple(dict.fromkeys([*pairs.uncovered(facts, mine, chunk), *names.unmentioned(chunk, mine)]))[:MOST_NAMES]
     return pairs.Plan(chunk, max(1, min(4, len(missing))), missing, turn) if missing else None
 
 
@@ -194,7 +197,8 @@ def deduplicated(candidates: Sequence[Grounded]) -> tuple[list[Grounded], list[D
 
 
 def _repeated(one: Grounded, kept: Grounded) -> Dropped:
-    item = {"question": one.pair.question, "answer": one.pair.answer, "source": one.chunk.origin}
+    item = {"question": one.pair.question, "answer": one.pair.answer, "source": one.chunk.origin,
+            "section": one.chunk.section}  # fmt: skip
     return Dropped("duplicates", f"repeats another pair: {kept.pair.question}", item)
 
 

@@ -23,8 +23,8 @@ from dataset_builder.spec import Dataset
 
 ROW_MODULES = (
     "answer_first", "ask", "blocks", "build", "card", "changes", "chunks", "coverage", "duplicates", "evidence",
-    "facts", "identifiers", "judge", "lengths", "pairs", "sentences", "shapes", "split", "table", "variants", "views",
-    "wording",
+    "facts", "identifiers", "judge", "lengths", "names", "pairs", "sentences", "shapes", "split", "table", "variants",
+    "views", "wording",
 )  # fmt: skip
 """What decides the rows, given documents and replies; a change makes finished datasets stale, never the ledger."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
@@ -278,7 +278,9 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
         "eval_recall.csv": table.csv_text(made.recall),
         "eval_transfer.csv": table.csv_text(made.transfer),
         "card.md": card.card_text(place.recipe, dataset, asked.pairs, made, dropped, tokens, asked.path, spent, notes),
-        "coverage.md": coverage.coverage_text(asked.sections, asked.pairs, asked.dropped),
+        "coverage.md": coverage.coverage_text(
+            asked.sections, asked.pairs, asked.dropped, work.chunks, dataset.pairs.unique, dataset.seed
+        ),
         "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),
     }
     (place.folder / LOCK).unlink(missing_ok=True)

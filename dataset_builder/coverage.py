@@ -1,6 +1,7 @@
 """The coverage contract: what the documents define, how many questions each of it gets, and what stayed out and why.
 
-A topic is a section; an item is one fact that code found in it (an option, a table row, a definition, a command ...).
+A topic is a section; an item is one fact that code found in it (an option, a table row, a definition, a command ...);
+names (flags, functions, error messages ...) are listed beside them (`names`).
 Questions are dealt to sections in turns, so that a long page does not take the share of a short one (scaling by facts
 covers evenly, scaling by tokens does not: Mecklenburg et al., arXiv 2404.00213).
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
+from dataset_builder import names
 from dataset_builder.facts import Fact, facts
 from dataset_builder.rows import Chunk, Dropped, Grounded, address, digest
 
@@ -18,6 +21,9 @@ ORDER = (
     "statement",
 )  # fmt: skip
 """Within a section: what a reader looks up first, before what is merely said."""
+
+NAMES_SHOWN = 40
+"""Of one section in coverage.md; more are counted."""
 
 Sections = Mapping[str, Sequence[tuple[Fact, Chunk]]]
 
@@ -51,50 +57,87 @@ def deal(sections: Sections, seed: int) -> Iterator[tuple[Fact, Chunk]]:
         depth += 1
 
 
-def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped]) -> str:
-    """coverage.md: what the documents define and what was asked, by kind and by section, and why the rest stayed
-    out."""
+def shares(sections: Sections, wanted: int, seed: int) -> Counter[str]:
+    """How many of `wanted` questions each section gets when they are dealt: one each in turns, as far as its facts
+    reach."""
+    return Counter(section_name(chunk) for _, chunk in islice(deal(sections, seed), wanted))
+
+
+def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped],
+                  chunks: Sequence[Chunk], wanted: int, seed: int = 0) -> str:  # fmt: skip
+    """coverage.md: what the documents define and what was asked, by kind, name and section, and why the rest stayed
+    out. `wanted`: the unique pairs that were asked for."""
     done = Counter(section_name(pair.chunk) for pair in pairs)
     found = Counter(fact.kind for mine in sections.values() for fact, _ in mine)
     asked = Counter(pair.pair.kind for pair in pairs)
-    reasons: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in dropped:
-        if "source" in one.item and "section" in one.item:
-            reasons[f"{address(one.item['source'])}: {one.item['section']}"][one.reason.split(":")[0]] += 1
-    covered = [name for name in sorted(sections) if done[name]]
-    out = [name for name in sorted(sections) if not done[name]]
+    covered = sum(bool(done[name]) for name in sections)
     kinds = [kind for kind in (*ORDER, *sorted(set(asked) - set(ORDER))) if found[kind] or asked[kind]]
     lines = [
         "# Coverage",
         "",
-        f"{len(covered)} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.",
+        f"{covered} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.",
         "",
-        "| what the documents define | found | asked |",
+        "| what the documents say | found | asked |",
         "|---|---:|---:|",
         *(f"| {kind} | {found[kind]} | {asked[kind]} |" for kind in kinds),
         "",
-        "| section | facts found | pairs |",
-        "|---|---:|---:|",
-        *(f"| {_cell(name)} | {len(sections[name])} | {done[name]} |" for name in covered),
+        *_names(chunks, pairs),
+        *_sections(sections, done, dropped, len(pairs) >= wanted, shares(sections, wanted, seed)),
     ]
-    if out:
-        lines += [
-            "",
-            "## Not covered",
-            "",
-            "| section | why |",
-            "|---|---|",
-            *(f"| {_cell(name)} | {_why(sections[name], reasons[name])} |" for name in out),
-        ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _why(found: Sequence[tuple[Fact, Chunk]], reasons: Counter[str]) -> str:
+def _sections(sections: Sections, done: Counter[str], dropped: Sequence[Dropped], reached: bool,
+              share: Mapping[str, int]) -> list[str]:  # fmt: skip
+    """Every section with its share, and why it has fewer pairs than that."""
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in dropped:
+        if "source" in one.item and "section" in one.item:
+            reasons[f"{address(one.item['source'])}: {one.item['section']}"][one.reason.split(":")[0]] += 1
+    lines = ["## Sections", "", "A section's share is its part of the pairs asked for, dealt in turns.", "",
+             "| section | facts found | share | pairs | why fewer |", "|---|---:|---:|---:|---|"]  # fmt: skip
+    for name in sorted(sections):
+        fewer = done[name] < max(1, share[name])
+        why = _why(sections[name], share[name], reasons[name], reached) if fewer else ""
+        lines.append(f"| {_cell(name)} | {len(sections[name])} | {share[name]} | {done[name]} | {_cell(why)} |")
+    return lines
+
+
+def _why(found: Sequence[tuple[Fact, Chunk]], share: int, reasons: Counter[str], reached: bool) -> str:
     if reasons:
         return "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
     if not found:
         return "no sentence, option, table row or command in it can stand alone"
-    return "the number of pairs asked for was reached before its turn came"
+    if not share:
+        return "more sections than pairs asked for: its turn did not come"
+    return "enough pairs came from other sections before its turn" if reached else "what is left repeats other pairs"
+
+
+def _names(chunks: Sequence[Chunk], pairs: Sequence[Grounded]) -> list[str]:
+    """What the documents name, by kind, and the names that no pair of their document mentions."""
+    mentions = names.Mentions(pairs)
+    defined, mentioned = Counter(), Counter()
+    missing: dict[str, list[str]] = {}
+    for section, mine in names.by_section(chunks, section_name).items():
+        for name, chunk in mine.items():
+            defined[name.kind] += 1
+            if mentions.of(name, chunk):
+                mentioned[name.kind] += 1
+            else:
+                missing.setdefault(section, []).append(name.text)
+    if not defined:
+        return []
+    lines = ["| names | found | mentioned in a pair |", "|---|---:|---:|"]
+    lines += [f"| {kind} | {defined[kind]} | {mentioned[kind]} |" for kind in names.KINDS if defined[kind]]
+    if missing:
+        lines += ["", "## Names that no pair mentions", "", "| section | names |", "|---|---|"]
+        lines += [f"| {_cell(section)} | {_listed(missing[section])} |" for section in sorted(missing)]
+    return [*lines, ""]
+
+
+def _listed(found: Sequence[str]) -> str:
+    shown = ", ".join(f"`{_cell(text.replace('`', ''))}`" for text in found[:NAMES_SHOWN])
+    return shown + (f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else "")
 
 
 def _cell(text: str) -> str:
