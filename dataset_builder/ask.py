@@ -16,6 +16,7 @@ from dataset_builder.judge import Bench
 from dataset_builder.probe import probe
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
+from dataset_builder.split import same
 from dataset_builder.views import View
 
 PATH_NOTE = "How the model is asked: {why}."
@@ -192,6 +193,11 @@ def deduplicated(candidates: Sequence[Grounded]) -> tuple[list[Grounded], list[D
         for one in first.values()
     ]  # fmt: skip
     gone = duplicates(entries)
+    asked: dict[str, str] = {}
+    for one in first.values():  # one question with two answers from two places teaches neither
+        if one.pair.id not in gone:
+            kept = asked.setdefault(same(one.pair.question), one.pair.id)
+            gone |= {one.pair.id: kept} if kept != one.pair.id else {}
     dropped = [_repeated(first[one], first[kept]) for one, kept in sorted(gone.items())]
     return [one for one in first.values() if one.pair.id not in gone], dropped
 

@@ -95,8 +95,8 @@ def _of_sentences(block: Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
 
 def set_in(question: str, where: str) -> str:
     """The question with its setting in front, unless it already names something exact ("In Quickstart, how do I
-    ...?")."""
-    if exact_words(question) or "`" in question or not where or len(where.split()) > 6:
+    ...?"). An acronym alone ("What is DEBUG?") can mean anything anywhere."""
+    if exact_words(re.sub(r"\b[A-Z]{2,}s?\b", "", question)) or "`" in question or not where or len(where.split()) > 6:
         return question
     if set(where.casefold().split()) & set(re.findall(r"[\w.-]{4,}", question.casefold())):
         return question
@@ -292,6 +292,7 @@ def _of_code(block: Block, chunk: Chunk, heading: str, before: Block | None) -> 
         goal is None
         or sentences.POINTERS.search(goal)
         or re.search(r"\b(?:it|this|these|them)\b|^(?:ensure|make sure|check if)\b", goal)
+        or re.match(r"\w+ (?:in|on|at|to|from|with|by|of|for|as)\b", goal)  # "set in the training": what is set?
     ):
         return
     kind = "command" if block.info in SHELL else "code"

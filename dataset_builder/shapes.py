@@ -132,14 +132,27 @@ def read(sentence: str) -> Reading | None:
     return None
 
 
+_PREDICATE = re.compile(r"\b(?:is|are|was|were|has|have|can|will|provides?|allows?|helps?|enables?)\b")
+"""In "Log component is used to ..." the first word is no imperative, though it could be a verb."""
+_POINTS = re.compile(r"\b(?:this|these|those|it|them)\b")
+
+
 def _how_to(sentence: str) -> Reading | None:
     match = re.match(r"(?:In order to|To) (?P<goal>[a-z][^,:]{6,90}), (?P<rest>.+)", sentence)
-    if match and match["goal"].split()[0] in VERBS | {"be", "do", "go", "have", "see"}:
+    doing = VERBS | {"be", "do", "go", "have", "see"}
+    if match and not _POINTS.search(match["goal"]) and match["goal"].split()[0] in doing:
         return Reading("how-to", match["goal"], f"How do I {first_person(match['goal'])}?")
     match = re.match(
         r"(?P<verb>[A-Z][a-z-]+) (?P<object>[^.;:]{3,120}?) to (?P<goal>[a-z-]+ [^.;:]{4,90})[.!]$", sentence
     )
-    if match and match["verb"].lower() in VERBS and match["goal"].split()[0] in VERBS and "," not in match["goal"]:
+    if (
+        match
+        and match["verb"].lower() in VERBS
+        and match["goal"].split()[0] in VERBS
+        and "," not in match["goal"]
+        and not _PREDICATE.search(match["object"])
+        and not _POINTS.search(match["goal"])
+    ):
         return Reading("how-to", match["goal"], f"How do I {first_person(match['goal'])}?")
     return None
 
@@ -148,12 +161,15 @@ def _condition(sentence: str) -> Reading | None:
     match = re.match(r"(?P<word>If|When|Once) (?P<case>[^,:;]{8,110}), (?P<rest>.+)", sentence)
     if not match or re.search(r"\b(?:it|they|this|these|that one)\b", match["case"]):
         return None
+    if match["case"].split()[0] in VERBS:
+        return None  # "When import a tensor": a clause without a subject makes no question
     rest = re.sub(r"^(?:then|please)\s+", "", match["rest"])
     if re.match(r"(?:but|and|or|which|so)\b", rest):
         return None
     asks_to_act = (
         re.match(
-            r"(?:you (?:can|should|need|must|may|have)|set|try|make sure|consider|file|do not|don't|be sure|"
+            r"(?:you (?:also )?(?:can|should|need|must|may|have)|"
+            r"we (?:also )?(?:recommend|suggest)|set|try|make sure|consider|file|do not|don't|be sure|"
             r"restart|reboot|follow|refer|ignore)\b",
             rest,
         )
@@ -292,6 +308,18 @@ def _vague(subject: str) -> bool:
         "any",
         "all",
         "both",
+        "two",
+        "three",
+        "four",
+        "some",
+        "several",
+        "many",
+        "most",
+        "more",
+        "these",
+        "those",
+        "currently",
+        "now",
         "there",
         "what",
         "how",

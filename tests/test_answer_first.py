@@ -132,3 +132,30 @@ def test_templates_pass_their_own_checks():
     for one in chunks():
         for each in facts(one):
             assert not each.question or template_problem(each, one) is None, each.question
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "When import an external tensor in the usual format, a new tensor is created by the framework.",
+        "Currently `quay` CLI supports the three families of models that are most often asked for.",
+        "Two formats are used in training and inference, in order to meet the range of values.",
+        "Log component is used to specify which part of the server does this log information belong to.",
+    ],
+)
+def test_what_is_no_clause_or_no_name_gets_no_template(sentence):
+    (one,) = chunk(document("a.md", "Quay server", f"# Quay server\n\n{sentence}"), 400)
+    assert not any(fact.question for fact in facts(one))
+
+
+def test_a_recommendation_is_asked_as_one_and_an_acronym_has_its_setting():
+    page = (
+        "# Quay logs\n\nWhen running the server on a small card, we recommend setting `small=True` at the start.\n\n"
+        "| Level | Description |\n|---|---|\n| DEBUG | Gives the whole calling stack. |\n\n"
+        "Set in the training:\n\n```python\nsampler.set_epoch(1)\n```"
+    )
+    (one,) = chunk(document("a.md", "Quay logs", page), 400)
+    assert [fact.question for fact in facts(one)] == [
+        "In Quay logs, what should I do when running the server on a small card?",
+        "In Quay logs, what is DEBUG?",
+    ]

@@ -143,6 +143,19 @@ def test_equal_pairs_are_kept_once_and_the_other_is_reported():
     assert len(kept) == 1 and [item.stage for item in dropped] == ["duplicates"]
 
 
+def test_a_question_with_another_answer_elsewhere_is_kept_once():
+    text = PAGE.replace("# Quay server", "# Pier server").replace("is 3", "is 5")
+    (elsewhere,) = chunk(document("pier.md", "Pier server", text), 400)
+    question = "What is the default of `--retries`?"
+    pair = {"question": question, "kind": "default", "answer": "The default of `--retries` is 3.",
+            "quote": f"{GOOD['quote']} Its default is 3."}  # fmt: skip
+    other = {name: value.replace(" 3", " 5").replace("Quay", "Pier") for name, value in pair.items()}
+    found = [pairs.verify(pair, the_chunk()), pairs.verify(other, elsewhere)]
+    assert all(isinstance(one, Grounded) for one in found), found
+    kept, dropped = deduplicated(found)
+    assert kept == found[:1] and dropped[0].reason.startswith("repeats another pair")
+
+
 def test_views_keep_their_names():
     text = json.dumps({"pairs": [{"view": "Reversed", "question": "Which option?", "answer": "That one"},
                                  {"view": "song", "question": "La?", "answer": "La."}]})  # fmt: skip
