@@ -14,7 +14,7 @@ def digest(*texts: str) -> str:
     """Content hash of some texts, 16 hex digits; the length of each text counts, so ("ab", "c") differs from ("a", "bc")."""
     hasher = hashlib.sha256()
     for text in texts:
-        data = text.encode()
+        data = text.encode("utf-8", "surrogatepass")  # a file name that is no UTF-8 holds lone surrogates
         hasher.update(len(data).to_bytes(8, "big"))
         hasher.update(data)
     return hasher.hexdigest()[:16]
