@@ -231,15 +231,11 @@ def cross_entropy(draft: Draft) -> Domain:
     if "liger" in options:
         options.remove("chunked")
         rejected.append(Rejected("chunked", "holds 16-bit logits whole; Liger, which runs here, never does", runs=True))
-    if backend == "xpu":
+    if backend in ("cpu", "xpu"):
         options.remove("chunked")
-        rejected.append(
-            Rejected(
-                "chunked",
-                "Axolotl compiles its chunked loss with torch.compile; not verified upstream on XPU",
-                runs=True,
-            )
-        )
+        obstacle = "not verified upstream on XPU" if backend == "xpu" else "that needs a C++ compiler beside Python"
+        why = f"Axolotl compiles its chunked loss with torch.compile; {obstacle}"
+        rejected.append(Rejected("chunked", why, runs=True))
     vocabulary = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
     instead = (("liger", f"{vocabulary}; Liger computes the loss in pieces and never holds all of them"),
                ("chunked", f"{vocabulary}; the chunked loss holds them once, in 16 bits"))
