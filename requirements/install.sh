@@ -16,7 +16,7 @@ fi
 echo "setup: making .venv (about 4 GB on disk, 2-5 minutes)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 rm -f "$stamp"
-pip=(.venv/bin/python -m pip --disable-pip-version-check install --no-deps --progress-bar off)
+pip=(.venv/bin/python -m pip --disable-pip-version-check -q install --no-deps)
 echo "setup: 1/3 torch, CPU build"
 "${pip[@]}" -q --require-hashes -r requirements/torch-cpu.lock 2>/dev/null ||
   "${pip[@]}" --require-hashes --index-url https://download.pytorch.org/whl/cpu -r requirements/torch-cpu.lock
