@@ -28,9 +28,10 @@ def plan(case: Case) -> Plan:
     found = settled_search(case)
     best = found.best()
     setup = best or found.smallest()
-    memory = predict_memory(case.model.architecture, setup, case.machine)
-    word, probability, margin = verdict(memory, machine_for(case.machine, setup))
     draft = settle(replace(found.draft, setup=setup), RULES_AFTER)
+    eval_batch = 0 if draft.value("eval_every") == "never" else draft.value("eval_batch")
+    memory = predict_memory(case.model.architecture, setup, case.machine, eval_batch)
+    word, probability, margin = verdict(memory, machine_for(case.machine, setup))
     fits = word == "fits" and not found.broken
     return Plan(
         case=case,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.emit.commented import Key, Section
 from compiler.emit.deepspeed_json import deepspeed_config
 from compiler.emit.reasons import decided, why
+from compiler.memory import skips_upcast
 from compiler.values import Plan
 
 QUANTISATION = {
@@ -32,6 +33,9 @@ def adapter(plan: Plan) -> Section:
         keys.append(
             decided(plan, "bnb_config_kwargs", "double_quant", {"bnb_4bit_use_double_quant": plan.setup.double_quant})
         )
+    if skips_upcast(plan.case.model.architecture, plan.setup):
+        reason = "or Axolotl casts them to FP32 and back while loading, which can need more than training does"
+        keys.append(Key("embeddings_skip_upcast", True, reason))
     if name:
         keys += _lora(plan)
     return Section("method", tuple(keys))

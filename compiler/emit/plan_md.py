@@ -10,6 +10,7 @@ from compiler import AXOLOTL_VERSION, __version__
 from compiler.emit.bar import BAR_WIDTH, bar, memory_lines
 from compiler.emit.launch import merge_command, requirements, shell_line
 from compiler.emit.stamp import facts_digest, recipe_digest
+from compiler.memory import merge_part
 from compiler.units import format_size
 from compiler.values import Alternative, Artefact, Part, Plan, Setup
 
@@ -65,7 +66,7 @@ def _not_written(plan: Plan) -> str | None:
 def _run(plan: Plan) -> str | None:
     if not plan.fits:
         return None
-    weights = 2 * plan.case.model.architecture.parameters.total
+    merge = merge_part(plan.case.model.architecture, plan.setup)
     lines = [
         "## Run",
         "",
@@ -77,10 +78,10 @@ def _run(plan: Plan) -> str | None:
         "",
         "Needs: " + "; ".join(requirements(plan)) + ".",
     ]
-    if plan.setup.method != "full":
-        lines += ["", "Fold the adapter into the weights afterwards, on the CPU (at most about "
-                      f"{format_size(2 * weights)} of RAM: "
-                  "the BF16 weights of a shard and their copy):", "", "```sh", merge_command(plan), "```"]  # fmt: skip
+    if merge is not None:
+        size = format_size(merge.bytes)
+        lines += ["", f"Fold the adapter into the weights afterwards, on the CPU: about {size} of RAM, {merge.how}.",
+                  "", "```sh", merge_command(plan), "```"]  # fmt: skip
     lines += [
         "",
         "A file `~/.cache/huggingface/accelerate/default_config.yaml`, if there is one, overrides parts of this "
@@ -94,7 +95,7 @@ def _memory(plan: Plan) -> str:
     lines = [f"## Memory{each}", "", "```", *memory_lines(plan), "```", "", *_parts_table(plan.memory.parts)]
     if plan.memory.phases:
         peak = max(size for _, size in plan.memory.phases)
-        lines += ["", "Live tensors by phase of a step:", "", "```"]
+        lines += ["", "Live tensors by phase:", "", "```"]
         width = max(len(name) for name, _ in plan.memory.phases)
         lines += [
             f"{name.ljust(width)} {format_size(size).rjust(10)}  {bar(size, peak)}" for name, size in plan.memory.phases

@@ -55,8 +55,12 @@ class LayerCost:
 
 def layer_cost(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False) -> LayerCost:
     """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask."""
+    return _cost(architecture, layer_key(architecture, setup, stream_width, cpu))
+
+
+def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerKey:
     full, window = setup.method == "full", architecture.sliding_window
-    key = LayerKey(
+    return LayerKey(
         quant={"qlora-4bit": "4bit", "lora-8bit": "8bit"}.get(setup.method, "none"),
         rank=0 if full else setup.lora_r or 0,
         dropout=setup.lora_dropout > 0,
@@ -69,7 +73,6 @@ def layer_cost(architecture: Architecture, setup: Setup, stream_width: int, cpu:
         masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
         accumulating=setup.gradient_accumulation > 1,
     )
-    return _cost(architecture, key)
 
 
 @lru_cache(maxsize=1024)

@@ -34,10 +34,7 @@ def _cost(
     tape = Tape()
     hidden = tape.leaf(a.hidden_size, stream_width)
     hidden.storage = tape.bytes_(a.hidden_size * stream_width)
-    if a.norm == "rmsnorm":
-        hidden = rms_norm(tape, hidden, RMS_STYLE.get(a.model_type, "llama"), full)
-    else:
-        hidden = layer_norm(tape, hidden, cast_back=a.norm == "layernorm-plain")
+    hidden = _final_norm(tape, hidden, a, full)
     run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
     loss, logits = run(tape, hidden, a, head_width, trains_head)
     del hidden
@@ -47,6 +44,38 @@ def _cost(
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
     return LossCost(tuple(highest(tape.moments)), sum(storage.size[0] for storage in tape.kept), float(copy))
+
+
+def evaluation_moments(
+    architecture: Architecture, setup: Setup, stream_width: int, head_width: int
+) -> tuple[tuple[Size, str], ...]:
+    """The highest moments of the end of an evaluation's forward pass. Liger falls back to the standard loss there."""
+    fallback = {"liger": "standard"}
+    loss = fallback.get(setup.cross_entropy, setup.cross_entropy)
+    return _evaluation(architecture, loss, stream_width, head_width, setup.method == "full")
+
+
+@lru_cache(maxsize=256)
+def _evaluation(
+    a: Architecture, cross_entropy: str, stream_width: int, head_width: int, full: bool
+) -> tuple[tuple[Size, str], ...]:
+    tape = Tape(recording=False)
+    hidden = tape.leaf(a.hidden_size, stream_width)
+    hidden.storage = tape.bytes_(a.hidden_size * stream_width)
+    hidden = _final_norm(tape, hidden, a, full)
+    run = {"standard": _standard, "chunked": _chunked, "cut": _cut}[cross_entropy]
+    loss, logits = run(tape, hidden, a, head_width, False)
+    if logits is not None:
+        returned = tape.bytes_(FP32 * a.vocab_size)
+        del returned
+    del hidden, loss, logits
+    return tuple(highest(tape.moments))
+
+
+def _final_norm(tape: Tape, hidden: Tensor, a: Architecture, full: bool) -> Tensor:
+    if a.norm == "rmsnorm":
+        return rms_norm(tape, hidden, RMS_STYLE.get(a.model_type, "llama"), full)
+    return layer_norm(tape, hidden, cast_back=a.norm == "layernorm-plain")
 
 
 Loss = tuple[Tensor, Tensor | None]

@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.architecture import Architecture
 from compiler.memory.lines import Line, Term, chunk_rows, line
+from compiler.memory.outside import eval_lines, host_loading, load_line
 from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
 from compiler.memory.phases import needs_mask, step_lines
 from compiler.memory.static import static_state
@@ -18,9 +19,11 @@ from compiler.values import Machine, Memory, Part, Setup
 def peak_lines(
     architecture: Architecture, setup: Setup, cpu: bool = False, slack_factor: float = 1.0
 ) -> tuple[Line, ...]:
-    """The moments of a step that can be its peak. They do not depend on micro-batch; on sequence length only where a
-    sliding window needs a mask (`sdpa`). The last term of each is the allocator's slack, `slack_factor` times the usual
-    one."""
+    """The moments of a step that can be its peak, and last that of loading.
+
+    They do not depend on micro-batch; on sequence length only where a sliding window needs a mask (`sdpa`). The last
+    term of each is the allocator's slack, `slack_factor` times the usual one.
+    """
     length = setup.sequence_len if needs_mask(architecture, setup) else 1
     shape = (
         setup.method,
@@ -95,7 +98,14 @@ def _lines_of_shape(
     words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
     if slack_factor != 1.0:
         words += f"; times {slack_factor:.2f}, measured on this machine"
-    return tuple(_with_slack(one, share * slack_factor, words) for one in step_lines(architecture, setup, cpu))
+    step = tuple(_with_slack(one, share * slack_factor, words) for one in step_lines(architecture, setup, cpu))
+    return (*step, _with_slack(load_line(architecture, setup, cpu), 0.0, words))
+
+
+def _eval_lines(architecture: Architecture, setup: Setup, cpu: bool, slack_factor: float) -> tuple[Line, ...]:
+    share = slack_share(setup, cpu) * slack_factor
+    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
+    return tuple(_with_slack(one, share, words) for one in eval_lines(architecture, setup, cpu))
 
 
 def _with_slack(one: Line, share: float, words: str) -> Line:
@@ -124,10 +134,11 @@ def without_slack(one: Line, tokens: int, sequence_len: int, rows: int) -> float
 
 
 def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> float:
-    """Live tensors of one device at the peak, without allocator slack and overheads."""
+    """Live tensors of one device at the peak of a training step, without allocator slack and overheads."""
     tokens = setup.micro_batch * setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    return max(without_slack(one, tokens, setup.sequence_len, rows) for one in peak_lines(architecture, setup, cpu))
+    lines = (one for one in peak_lines(architecture, setup, cpu) if one.phase != "load")
+    return max(without_slack(one, tokens, setup.sequence_len, rows) for one in lines)
 
 
 def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
@@ -143,30 +154,61 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
     return most + overhead_bytes(most, machine)
 
 
-def predict_memory(architecture: Architecture, setup: Setup, machine: Machine) -> Memory:
+def eval_bytes(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int) -> int:
+    """Device memory of an evaluation with `eval_batch` full rows at once, overheads included."""
+    tokens, length = eval_batch * setup.sequence_len, setup.sequence_len
+    lines = _eval_lines(architecture, setup, machine.backend == "cpu", overhead_factor(machine))
+    most = round(max(one.bytes_at(tokens, length, 0) for one in lines))
+    return most + overhead_bytes(most, machine)
+
+
+def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int = 0) -> Memory:
     """The predicted peak of one device as named parts, of the phase where it is largest; host RAM beside it.
 
+    `eval_batch` rows are evaluated at once during the run; 0: no evaluation. Where loading is the largest phase, the
+    parts are those of the step, and what loading took beyond them is the allocator's: it keeps what it was given.
     Raises ValueError for an optimizer or a LoRA target that is not known.
     """
-    tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
+    cpu, factor, length = machine.backend == "cpu", overhead_factor(machine), setup.sequence_len
+    tokens = setup.micro_batch * length
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    lines = peak_lines(architecture, setup, machine.backend == "cpu", overhead_factor(machine))
-    top = max(lines, key=lambda one: one.bytes_at(tokens, length, rows))
-    most = round(top.bytes_at(tokens, length, rows))
-    parts = [Part(term.name, round(term.bytes_at(tokens, length, rows)), _fill(term, tokens)) for term in top.terms]
-    parts = [part for part in parts if part.bytes]
-    # parts are whole bytes: what rounding loses goes to the largest, so that they sum to the total
-    largest = max(range(len(parts)), key=lambda index: parts[index].bytes)
-    parts[largest] = replace(parts[largest], bytes=parts[largest].bytes + most - sum(part.bytes for part in parts))
-    phases: dict[str, int] = {}
-    for one in lines:
-        phases[one.phase] = max(phases.get(one.phase, 0), round(without_slack(one, tokens, length, rows)))
+    *step, load = peak_lines(architecture, setup, cpu, factor)
+    moments = [(one, one.bytes_at(tokens, length, rows), tokens) for one in step]
+    if eval_batch:
+        tried = eval_batch * length
+        lines = _eval_lines(architecture, setup, cpu, factor)
+        moments += [(one, one.bytes_at(tried, length, 0), tried) for one in lines]
+    top, size, counted = max(moments, key=lambda moment: moment[1])
+    loading = load.bytes_at(0, 0, 0)
+    parts = _parts(top, counted, length, rows, round(max(size, loading)), loading - size)
+    phases: dict[str, int] = {"load": round(loading)}
+    for one, _, used in moments:
+        phases[one.phase] = max(phases.get(one.phase, 0), round(without_slack(one, used, length, rows)))
     return Memory(
         parts=(*parts, *overhead_parts(machine)),
-        peak_phase=top.phase,
+        peak_phase="load" if loading > size else top.phase,
         phases=tuple(phases.items()),
-        host_parts=_host_parts(architecture, setup, tokens),
+        host_parts=_host_parts(architecture, setup, tokens, cpu),
     )
+
+
+def _parts(top: Line, tokens: int, length: int, rows: int, total: int, kept_bytes: float) -> list[Part]:
+    """The terms of a line as whole bytes that sum to `total`; `kept_bytes` above 0 stay with the allocator since
+    loading."""
+    sizes = [term.bytes_at(tokens, length, rows) for term in top.terms]
+    words = [_fill(term, tokens) for term in top.terms]
+    if kept_bytes > 0:
+        sizes[-1] += kept_bytes
+        words[-1] = f"{words[-1]}; and {kept_bytes:,.0f} B that loading took beyond this step"
+    parts = [
+        Part(term.name, round(size), how)
+        for term, size, how in zip(top.terms, sizes, words, strict=True)
+        if round(size)
+    ]
+    # what rounding loses goes to the largest
+    largest = max(range(len(parts)), key=lambda index: parts[index].bytes)
+    parts[largest] = replace(parts[largest], bytes=parts[largest].bytes + total - sum(part.bytes for part in parts))
+    return parts
 
 
 def _fill(term: Term, tokens: int) -> str:
@@ -174,8 +216,8 @@ def _fill(term: Term, tokens: int) -> str:
     return f"{term.how}; {per_token:,.0f} B/token x {tokens:,} tokens" if per_token else term.how
 
 
-def _host_parts(architecture: Architecture, setup: Setup, tokens: int) -> tuple[Part, ...]:
-    """Host RAM of all ranks of one machine: the process, offloads, and loading."""
+def _host_parts(architecture: Architecture, setup: Setup, tokens: int, cpu: bool) -> tuple[Part, ...]:
+    """Host RAM of all ranks of one machine: the process, offloads, and what loading takes beyond them."""
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
     devices = max(1, setup.devices)
@@ -203,6 +245,16 @@ def _host_parts(architecture: Architecture, setup: Setup, tokens: int) -> tuple[
                 "host_checkpoints",
                 devices * each,
                 f"input of each of {architecture.num_layers} layers x {tokens:,} tokens",
+            )
+        )
+    beyond = devices * host_loading(architecture, setup) - sum(part.bytes for part in parts[1:])
+    if beyond > 0 and not cpu:
+        parts.append(
+            Part(
+                "host_loading",
+                round(beyond),
+                "weights in RAM before they go to the device, embeddings and head in FP32 for a moment; beyond what "
+                "stays",
             )
         )
     return tuple(parts)

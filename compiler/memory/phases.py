@@ -20,7 +20,7 @@ def needs_mask(architecture: Architecture, setup: Setup) -> bool:
 def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
-    base = (*_base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes))
+    base = (*base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes))
     gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
     layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
     head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
@@ -154,6 +154,12 @@ def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) ->
                 float(stream_width * architecture.hidden_size),
             )
         )
+    return (*terms, *mask_terms(architecture, setup, stream_width))
+
+
+def mask_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
+    """The masks that all layers share."""
+    terms = []
     if setup.attention == "eager":
         masks = 2 if 0 < architecture.windowed_layers < architecture.num_layers else 1
         terms.append(
@@ -168,7 +174,7 @@ SCALED_EMBEDDINGS = ("granite",)
 """Families that multiply the embeddings outside the embedding module: the product is what the first layer reads."""
 
 
-def _base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
+def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
     suffix = f"; {rank.how}" if rank.how else ""
     return tuple(
         term

@@ -55,7 +55,9 @@ class Tensor:
 class Tape:
     """Live bytes, the moments seen, and the nodes in order of their making."""
 
-    def __init__(self) -> None:
+    def __init__(self, recording: bool = True) -> None:
+        self.recording = recording
+        """False: as under `torch.no_grad`, nothing is kept for backward."""
         self.live = [0.0, 0.0, 0.0, 0.0]
         self.moments: dict[Size, str] = {}
         self.nodes: list[Node] = []
@@ -98,6 +100,8 @@ class Tape:
         saved: Sequence[Storage],
         backward: Callable[[list[Storage]], Grads],
     ) -> Tensor:
+        if not self.recording:
+            return Tensor(storage, elements, width, None)
         node = Node(inputs, saved, backward)
         self.nodes.append(node)
         if saved:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 
+from compiler.memory import eval_bytes, margin_bytes, peak_bytes
 from compiler.rules.draft import Draft, stated
 from compiler.rules.schedule import steps_per_epoch, total_steps
+from compiler.units import format_size
 from compiler.values import Decision
 
 
 def eval_batch(draft: Draft) -> Decision:
-    """Never above the micro-batch: evaluation holds full logits unless the loss is fused, and would run out of memory
-    after hours."""
-    batch = draft.setup.micro_batch
+    """As many rows as stay within the peak of training, at most the micro-batch. Evaluation holds whole logits even
+    where training fuses its loss (Liger), and would run out of memory after hours."""
+    case, setup = draft.case, draft.setup
+    architecture, machine, batch = case.model.architecture, case.machine, setup.micro_batch
+    most = peak_bytes(architecture, setup, machine)
+    if eval_bytes(architecture, setup, machine, batch) <= most:
+        why = f"the micro-batch ({batch}): evaluation then never needs more than a training step"
+        return Decision("eval_batch", batch, why, "eval_batch")
+    within = (size for size in range(batch - 1, 0, -1) if eval_bytes(architecture, setup, machine, size) <= most)
+    size = next(within, 1)
+    needed = format_size(eval_bytes(architecture, setup, machine, size))
+    rows = "one row" if size == 1 else f"{size} rows"
+    why = f"evaluation keeps whole logits, which the {setup.cross_entropy} loss does not in training: {rows} at once"
     return Decision(
         "eval_batch",
-        batch,
-        f"the micro-batch ({batch}): evaluation then never needs more than a training step",
+        size,
+        f"{why} need {needed}, the micro-batch ({batch}) more" if batch > size else f"{why} need {needed}",
         "eval_batch",
     )
 
@@ -65,6 +77,9 @@ def eval_every(draft: Draft) -> Decision:
         return stated("eval_every", asked)
     if not draft.case.dataset.eval_rows or draft.case.dataset.eval_path is None:
         return Decision("eval_every", "never", "there are no held-out rows", "eval_every")
+    if not draft.asked("early_stopping") and _evaluation_exceeds(draft):
+        why = "one held-out row with whole logits needs more than the budget; `recipe eval` measures after the run"
+        return Decision("eval_every", "never", why, "eval_every")
     total = total_steps(draft)
     steps = max(1, min(math.ceil(steps_per_epoch(draft) / 2), total // 3))
     return Decision(
@@ -73,6 +88,14 @@ def eval_every(draft: Draft) -> Decision:
         f"steps between evaluations: {max(1, total // steps)} in the run of {total:,} steps",
         "eval_every",
     )
+
+
+def _evaluation_exceeds(draft: Draft) -> bool:
+    """Whether evaluating is what would break the budget: training alone stays within it."""
+    architecture, machine = draft.case.model.architecture, draft.case.machine
+    step = peak_bytes(architecture, draft.setup, machine)
+    needed = eval_bytes(architecture, draft.setup, machine, draft.value("eval_batch"))
+    return needed > step and needed + margin_bytes(needed, machine) > machine.budget_bytes
 
 
 def save_every(draft: Draft) -> Decision:
