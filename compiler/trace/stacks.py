@@ -89,4 +89,33 @@ FMS_QLORA_OLD = Stack(
     standard_loss="before-4.46",
     evidence=_FMS + "4-bit weights, transformers 4.45",
 )
-STACKS = (AXOLOTL, PEFT_LOOP, PEFT_SCRIPT, FMS, FMS_QLORA, FMS_OLD, FMS_QLORA_OLD)
+_ACCELERATED = (
+    "its own `_prepare_model_for_kbit_training` (framework_plugin_bnb.py) casts nothing: 16-bit norms"
+)
+FMS_ACCELERATED = Stack(
+    "fms-accelerated-qlora",
+    "accelerate",
+    True,
+    "none",
+    standard_loss="4.46",
+    evidence=_FMS + _ACCELERATED,
+)
+FMS_ACCELERATED_OLD = Stack(
+    "fms-accelerated-qlora-before-4.46",
+    "accelerate",
+    True,
+    "none",
+    standard_loss="before-4.46",
+    evidence=_FMS + _ACCELERATED + ", transformers 4.45",
+)
+STACKS = (
+    AXOLOTL,
+    PEFT_LOOP,
+    PEFT_SCRIPT,
+    FMS,
+    FMS_QLORA,
+    FMS_OLD,
+    FMS_QLORA_OLD,
+    FMS_ACCELERATED,
+    FMS_ACCELERATED_OLD,
+)
