@@ -25,6 +25,8 @@ TRACES = ROOT / "tests" / "data" / "traces.jsonl"
 ROWS = ROOT / "tests" / "data" / "memory_rows.jsonl"
 PAGE = ROOT / "docs" / "accuracy.md"
 MIB = 2**20
+OFF = ("fms-main-full-faa8f122", "fms-main-qlora-nf4-062a95fe", "fms-main-qlora-nf4-acd91b2f")
+"""Published rows whose stack is not understood; docs/accuracy.md says so, and `all` holds them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,57 @@ def by(cases: Iterable[Traced], key: str) -> dict[str, list[float]]:
     return groups
 
 
+def overhead_error(row: dict[str, Any], slack: dict[str, float], context_bytes: float) -> float:
+    """Error of a process reading predicted from a row's measured live bytes."""
+    live = row["allocated"] + slack[_kind(row)] * (row["allocated"] - row["resident"])
+    return (live + context_bytes) / row["process"] - 1
+
+
+def left_out() -> dict[str, list[float]]:
+    """Errors of the overheads on each source's rows, with slack and context searched on the other sources only, for the
+    least mean error. A kind of setup that the other sources do not have keeps the slack of all other setups."""
+    sources: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows():
+        if row["process"] and row["resident"]:
+            sources[row["group"].partition("-")[0]].append(row)
+    errors: dict[str, list[float]] = defaultdict(list)
+    for source, held in sources.items():
+        others = [row for name, group in sources.items() if name != source for row in group]
+        slack, context = _searched(others)
+        for row in held:
+            error = overhead_error(row, slack, context)
+            errors[f"{source}, from the others"].append(error)
+            errors["all"].append(error)
+    return errors
+
+
+def _searched(known: list[dict[str, Any]]) -> tuple[dict[str, float], float]:
+    shares, contexts = [index / 50 for index in range(51)], [index * 50.0 * MIB for index in range(13)]
+    kinds = {kind: [row for row in known if _kind(row) == kind] for kind in ("full", "eager", "other")}
+    best: tuple[float, dict[str, float], float] | None = None
+    for context in contexts:
+        slack, total = {}, 0.0
+        for kind in ("other", "full", "eager"):
+            if not kinds[kind]:
+                slack[kind] = slack["other"]
+                continue
+            losses = [
+                (sum(abs(overhead_error(row, {kind: share}, context)) for row in kinds[kind]), share)
+                for share in shares
+            ]
+            loss, slack[kind] = min(losses)
+            total += loss
+        if best is None or total < best[0]:
+            best = (total, slack, context)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _kind(row: dict[str, Any]) -> str:
+    setup = row["setup"]
+    return "full" if setup["method"] == "full" else "eager" if setup["attention"] == "eager" else "other"
+
+
 def published() -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[float]]]:
     """Errors of (traced allocated, replayed reserved, predicted process) per group of rows."""
     allocated: dict[str, list[float]] = defaultdict(list)
@@ -112,16 +165,8 @@ def published() -> tuple[dict[str, list[float]], dict[str, list[float]], dict[st
                 if row["reserved"]:
                     reserved[name].append((row["traced_reserved"] + CUBLAS_BYTES) / row["reserved"] - 1)
         if row["process"] and row["resident"]:
-            kind = (
-                "full"
-                if row["setup"]["method"] == "full"
-                else "eager"
-                if row["setup"]["attention"] == "eager"
-                else "other"
-            )
-            live = row["allocated"] + SLACK[kind] * (row["allocated"] - row["resident"])
             for name in (row["group"], "all"):
-                process[name].append((live + OVERHEADS["cuda"].context_bytes) / row["process"] - 1)
+                process[name].append(overhead_error(row, SLACK, OVERHEADS["cuda"].context_bytes))
     return allocated, reserved, process
 
 
@@ -136,7 +181,18 @@ symbolic sizes with torch's rules of what is saved and when it dies (`compiler/m
 storage followed from birth to death.
 """
 
-LIMITS = """## What is not modelled
+LIMITS = """## Where the step is not the peak
+
+- Evaluation: Liger's loss is fused in training only (`skip_logits = self.training`). In evaluation it makes whole
+logits, 10 bytes each at the highest moment, against 14 of the standard loss in training. With Liger it would be the
+peak almost everywhere; the plan therefore evaluates as few rows at once as stay within the step's peak, and not at all
+during the run where one row breaks the budget. With the standard and the chunked loss a step is always the peak.
+- Loading: Axolotl takes embeddings and head to FP32 and back. Where that happens on the device (8-bit weights, several
+devices) it exceeds a step of small batches: Gemma 2 2B with 16-bit LoRA on two cards has 7.07 GiB of live tensors
+then, and 6.5 GiB in a step. 4-bit plans say `embeddings_skip_upcast`. What loading took beyond the step is shown
+as the allocator's, which keeps it.
+
+## What is not modelled
 
 - Mixture of experts, several modalities, DoRA, torch.compile of the model; they are refused or not offered.
 - Padding masks: rows are taken as full. A padded batch under `sdpa` makes a mask that flash attention does not need.
@@ -146,7 +202,8 @@ dequantised.
 - ZeRO and offload: shards, buffers and host RAM are arithmetic from DeepSpeed's code, not held against a measurement.
 - LoRA dropout and LayerNorm are traced as CUDA runs them (a mask of one byte an element; FP32 under autocast); the
 CPU differs.
-- Transients of loading: weights are taken as they lie after loading.
+- Loading, evaluation and merging are arithmetic from the code of Axolotl, transformers and Liger; only evaluation is
+of the same kind as what is traced, and none of the three is held against a measurement.
 - XPU and ROCm contexts are assumed, not measured. The allocator's slack is calibrated on NVIDIA T4 and A100 process
 readings only,
   and in sample: a setup's own error is what the printed margin is for.
@@ -169,8 +226,9 @@ def page() -> str:
     parts.append(
         "Development cases were looked at while the forms were written; hold-out cases were traced afterwards,\n"
         "with other models, lengths, ranks and batches, and with families and losses that the first set has not.\n"
-        "Two things were mended after the hold-out had shown them: the copies\n"
-        "that the chunked loss makes above a micro-batch of 1, and GPT-BigCode's mask buffer.\n"
+        "So the hold-out is not untouched. Four things were mended after it had shown them: the copies that the\n"
+        "chunked loss makes above a micro-batch of 1; the moment at which accelerate copies the returned logits to\n"
+        "FP32; GPT-BigCode's mask buffer among the weights; and that buffer among the gradients of full fine-tuning.\n"
     )
     held = [case for case in cases if case.group == "hold-out"]
     parts += [
@@ -179,7 +237,12 @@ def page() -> str:
     ]
     parts.append(
         "## The tracer against published `max_memory_allocated`\n\n"
-        "The trace plus two cuBLAS workspaces (16.25 MiB); nothing is fitted.\n"
+        "The trace plus two cuBLAS workspaces (16.25 MiB); no number is fitted. What a stack does is read from its\n"
+        "code, but where code and versions left a choice, it was made on these rows, for a whole stack at once:\n"
+        "canifinetune without autocast, fms before or after transformers 4.46.\n\n"
+        f"{len(OFF)} of the rows are off by 12 to 20 %, all GPT-BigCode (SantaCoder) under fms: two with 4-bit\n"
+        "weights, and full fine-tuning where the loss is the peak. The cause is not found: about two to four bytes a\n"
+        "logit are missing. They count in `all` and in their groups.\n"
     )
     parts.append(table("rows", allocated) + "\n")
     parts.append(
@@ -188,7 +251,12 @@ def page() -> str:
     parts.append(
         "## The planner's overheads against published process and nvidia-smi readings\n\n"
         "Applied to the measured live bytes of each row; "
-        "in sample.\n\n" + table("rows", process) + "\n"
+        "in sample: the constants were searched on these very rows.\n\n" + table("rows", process) + "\n"
+    )
+    parts.append(
+        "With one source left out, its rows predicted with constants searched on the other one (T4 against A100):\n\n"
+        + table("rows", left_out())
+        + "\n"
     )
     return "\n".join([*parts, LIMITS])
 

@@ -211,6 +211,14 @@ def test_evaluation_holds_whole_logits_where_training_does_not():
     assert whole.peak_phase == "loss", "a training step with whole logits needs 14 bytes"
 
 
+@settings(max_examples=60, deadline=None)
+@given(architectures, setups)
+def test_without_liger_evaluation_never_needs_more_than_a_step(architecture, setup):
+    if setup.cross_entropy != "liger":
+        needed = eval_bytes(architecture, setup, machine(), setup.micro_batch)
+        assert needed <= peak_bytes(architecture, setup, machine())
+
+
 def test_merging_needs_the_weights_and_the_merged_ones():
     part = merge_part(LLAMA, SETUP)
     weights = 2 * LLAMA.parameters.total
