@@ -112,7 +112,7 @@ def plain_heading(markdown: str) -> str:
     words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"\s#+\s*$|\{#[\w-]+\}\s*$", "", markdown))
     parts = re.split(r"(`+)(.+?)\1", words)  # prose, ticks, code, prose ...
     for place in range(0, len(parts), 3):
-        prose = re.sub(r"<[^>]{1,200}>|\*{1,3}|(?<!\w)_{1,3}(?=\w)|(?<=\w)_{1,3}(?!\w)", "", parts[place])
+        prose = re.sub(r"<[^>]{1,200}>|(?<!\\)\*{1,3}|(?<!\w)_{1,3}(?=\w)|(?<=\w)_{1,3}(?!\w)", "", parts[place])
         parts[place] = re.sub(r"\\([^\w\s])", r"\1", prose)
     return " ".join("".join(part for place, part in enumerate(parts) if place % 3 != 1).split())
 

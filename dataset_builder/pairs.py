@@ -6,12 +6,14 @@ text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset_builder import prompting
 from dataset_builder.evidence import answer_problem, locate, project, question_problem
 from dataset_builder.facts import Fact
+from dataset_builder.identifiers import exact_words, missing_words
 from dataset_builder.ledger import Reply, Request
 from dataset_builder.replies import BadReply, json_in, tagged_lines
 from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
@@ -21,6 +23,11 @@ from dataset_builder.wording import content_stems, grounds
 
 KINDS = ("direct", "how-to", "why", "default", "requirement", "comparison", "troubleshooting")
 MODEL_VIEWS = ("reworded", "reversed", "how-to", "symptom", "terse", "novice")
+QUOTED, CLOSE = 0.3, 0.5
+"""Least shares of an answer's content words that stand in its quote, and in it or next to it. Below, small models say
+what their quote does not."""
+NEAR_CHARS = 300
+"""What counts as next to a quote."""
 TOKENS_A_PAIR = 160
 """Chunks are asked for about one pair per so many tokens: a fact in every two or three sentences."""
 MOST_PAIRS = 6
@@ -99,7 +106,7 @@ def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     problem = question_problem(question)
     if problem is None and place is None:
         problem = "quote is not in the source" if quote.strip() else "no quote"
-    problem = problem or answer_problem(question, answer, source) or _unrelated(answer, chunk.text, place)
+    problem = problem or answer_problem(question, answer, source) or _unproven(question, answer, chunk, place)
     if problem is not None or place is None:
         item = {
             "question": question,
@@ -120,16 +127,22 @@ def _tidy(answer: str) -> str:
     return text if text.endswith((".", "!", "?", "`", ":", ")")) or "\n" in text else text + "."
 
 
-def _unrelated(answer: str, text: str, place: tuple[int, int] | None) -> str | None:
-    """Whether the quote has next to nothing to do with the answer."""
+def _unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] | None) -> str | None:
+    """Whether the quote has too little to do with the answer: words that it shares, and where the figures stand."""
     if place is None:
         return None
-    said = content_stems(project(answer)[0])
-    near = content_stems(project(text[max(0, place[0] - 200) : place[1] + 200])[0])
-    quoted = content_stems(project(text[place[0] : place[1]])[0])
+    said, text = content_stems(project(answer)[0]), chunk.text
+    near = project(text[max(0, place[0] - NEAR_CHARS) : place[1] + NEAR_CHARS])[0]
+    quoted = project(text[place[0] : place[1]])[0]
     # the proof must share words with the answer; what else the answer says stands close by
-    shared_enough = len(said & quoted) >= 0.25 * len(said) and len(said & near) >= 0.4 * len(said)
-    return None if shared_enough or not said else "answer is not about its quote"
+    shared, close = len(said & content_stems(quoted)), len(said & content_stems(near))
+    if said and (shared < QUOTED * len(said) or close < CLOSE * len(said)):
+        return "answer is not about its quote"
+    figures = {word for word in exact_words(answer) - exact_words(question) if re.search(r"\d", word)}
+    known = "\n".join((near, question, chunk.title, *chunk.heading_path))
+    if lost := sorted(figures & set(missing_words(answer, known))):
+        return "answer gives a figure that does not stand by its quote: " + ", ".join(lost[:3])
+    return None
 
 
 def views_request(grounded: Grounded, names: Sequence[str], generator: Generator, path: str) -> Request:

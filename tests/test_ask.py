@@ -65,6 +65,15 @@ def test_a_bad_candidate_is_dropped_with_its_reason(change, why):
     assert isinstance(one, Dropped) and why in one.reason
 
 
+def test_a_figure_that_stands_far_from_the_quote_is_no_evidence():
+    text = f"# Quay\n\n{GOOD['quote']}\n\n{'Other words stand here. ' * 20}\n\nThe port of the server is 8443."
+    (one,) = chunk(document("quay.md", "Quay", text), 400)
+    answer = "`--retries` sets how often a failed upload is tried again, 8443 times."
+    assert "8443" in pairs.verify({**GOOD, "answer": answer}, one).reason
+    near = {**GOOD, "answer": answer.replace("8443", "3"), "quote": GOOD["quote"] + " Its default is 3."}
+    assert isinstance(pairs.verify(near, the_chunk()), Grounded)
+
+
 def reply(text: str, finish: str = "stop") -> Reply:
     return Reply("k", text, finish, 1, 1, None, 0.1, "m")
 

@@ -150,4 +150,5 @@ def test_a_budget_below_one_is_refused():
 def test_slug_and_plain_heading():
     assert slug("Set-up: `torch.xpu` & more") == "set-up-torchxpu-more"
     assert plain_heading("The [`lora_r`](x) *option* {#lora}") == "The lora_r option"
+    assert plain_heading(r"Bindings for PyTorch\*") == "Bindings for PyTorch*"
     assert plain_heading("snake_case_name and `__init__`") == "snake_case_name and __init__"
