@@ -70,9 +70,9 @@ def trace_step(
     Architecture.
 
     `capacity_bytes` is what torch may reserve before it returns free segments. `on_cpu` leaves dropout and LayerNorm
-    as the CPU runs them; their CUDA kernels keep other tensors. `steady` makes the optimizer's states first and
-    traces one step instead of two: the same peak of live tensors in half the time, but a reserved peak of no first
-    step. Raises ValueError for what cannot be traced.
+    as the CPU runs them; their CUDA kernels keep other tensors. `steady` makes the optimizer's states and an earlier
+    micro-step's gradients first and traces one micro-step: the same peak of live tensors in less time, but a reserved
+    peak of no first step. Raises ValueError for what cannot be traced.
     """
     started = time.perf_counter()
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
@@ -132,10 +132,13 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
     follower.resident_bytes = follower.total_bytes
     with follower:
         follower.enter("load")
+        micro_steps = min(2, setup.gradient_accumulation)
         if steady:
             _make_states(trainable, optimizer, follower)
+            if micro_steps > 1:
+                _make_gradients(trainable, follower)
         for _ in range(1 if steady else STEPS):
-            _step(model, trainable, optimizer, setup, stack, follower)
+            _step(model, trainable, optimizer, setup, stack, follower, 1 if steady else micro_steps)
     return follower
 
 
@@ -146,9 +149,9 @@ def _step(
     setup: Setup,
     stack: Stack,
     follower: StorageFollower,
+    micro_steps: int,
 ) -> None:
     """One optimizer step as HF Trainer does it; more than two micro-steps change nothing."""
-    micro_steps = min(2, setup.gradient_accumulation)
     autocast = stack.autocast if setup.precision in ("bf16", "fp16") else "none"
     dtype = torch.bfloat16  # FP16 has the same sizes, and CPU autocast knows fewer of its operators
     for _ in range(micro_steps):
@@ -162,8 +165,8 @@ def _step(
         loss = outputs.loss
         if not stack.keeps_outputs:
             del outputs
-        if micro_steps > 1:
-            loss = loss / micro_steps
+        if setup.gradient_accumulation > 1:
+            loss = loss / setup.gradient_accumulation
         follower.enter("backward")
         loss.backward()
         del loss
@@ -182,6 +185,13 @@ def _make_states(trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer
     optimizer.step()
     _name_states(optimizer, follower)
     optimizer.zero_grad(set_to_none=True)
+
+
+def _make_gradients(trainable: list[nn.Parameter], follower: StorageFollower) -> None:
+    """What an earlier micro-step leaves: the next one needs most, and is the only one that has to be run."""
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+        follower.add(parameter.grad, "gradients")
 
 
 def _name_states(optimizer: torch.optim.Optimizer, follower: StorageFollower) -> None:
