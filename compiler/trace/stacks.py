@@ -89,9 +89,7 @@ FMS_QLORA_OLD = Stack(
     standard_loss="before-4.46",
     evidence=_FMS + "4-bit weights, transformers 4.45",
 )
-_ACCELERATED = (
-    "its own `_prepare_model_for_kbit_training` (framework_plugin_bnb.py) casts nothing: 16-bit norms"
-)
+_ACCELERATED = "its own `_prepare_model_for_kbit_training` (framework_plugin_bnb.py) casts nothing: 16-bit norms"
 FMS_ACCELERATED = Stack(
     "fms-accelerated-qlora",
     "accelerate",
