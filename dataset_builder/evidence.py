@@ -28,7 +28,8 @@ _FENCE = re.compile(r"(?ms)^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*
 _POINTS_OUTSIDE = re.compile(
     r"(?i)\b(?:(?:this|the|that|given|provided|above|following|current) (?:text|passage|document(?:ation)?|"
     r"section|page|guide|article|excerpt|"
-    r"paragraph|chunk|sentence|snippet|context|tutorial|table|figure|image|example above|content|readme|author|"
+    r"paragraph|chunk|sentence|snippet|context(?! (?:manager|window|length|size))|"
+    r"tutorial|table|figure|image|example above|content|readme|author|"
     r"following)\b|"
     r"(?:mentioned|described|listed|shown|given|provided|discussed|stated) (?:above|below|here|earlier|in (?:the|"
     r"this))|"
@@ -143,7 +144,8 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
 def _speaks_of_the_text(answer: str) -> bool:
     return bool(
         re.search(
-            r"(?i)\b(?:the|this|provided|given) (?:text|passage|document|excerpt|chunk|section|context|snippet)\b|"
+            r"(?i)\b(?:the|this|provided|given) (?:text|passage|document|excerpt|chunk|section|"
+            r"context(?! (?:manager|window|length|size))|snippet)\b|"
             r"\babove\b|\bbelow\b|"
             r"\bfollowing (?:table|figure|section)\b",
             _FENCE.sub("", answer),

@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset_builder import prompting
+from dataset_builder import prompting, sentences
+from dataset_builder.blocks import blocks_of
 from dataset_builder.evidence import answer_problem, locate, project, question_problem
-from dataset_builder.facts import Fact
+from dataset_builder.facts import Fact, set_in, topic
 from dataset_builder.identifiers import exact_words, missing_words
 from dataset_builder.ledger import Reply, Request
 from dataset_builder.replies import BadReply, json_in, tagged_lines
@@ -26,6 +27,10 @@ MODEL_VIEWS = ("reworded", "reversed", "how-to", "symptom", "terse", "novice")
 QUOTED, CLOSE = 0.3, 0.5
 """Least shares of an answer's content words that stand in its quote, and in it or next to it. Below, small models say
 what their quote does not."""
+PROVEN = 0.7
+"""Least share of an answer's content words in evidence that code picks, where the model's quote is none."""
+CLAIMS = re.compile(r"\b(?:all\b|every\b|always|never|only|none\b|default|recommend)")
+"""Beginnings of words that say much: where an answer has one, its quote or its question has it, too."""
 NEAR_CHARS = 300
 """What counts as next to a quote."""
 TOKENS_A_PAIR = 160
@@ -99,11 +104,14 @@ def parse_pairs(reply: Reply) -> list[dict[str, str]]:
 
 def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     """A candidate as a grounded pair, or why it is none."""
-    question, answer = candidate["question"].strip(), _tidy(candidate["answer"])
+    asked, answer = candidate["question"].strip(), _tidy(candidate["answer"])
+    question = _in_its_setting(asked, chunk)
     quote = candidate.get("quote") if isinstance(candidate.get("quote"), str) else ""
     place = locate(quote, chunk.text) if quote else None
+    if place is None and quote.strip():
+        place = best_evidence(answer, chunk)
     source = grounds(chunk)
-    problem = question_problem(question)
+    problem = question_problem(asked) or question_problem(question)
     if problem is None and place is None:
         problem = "quote is not in the source" if quote.strip() else "no quote"
     problem = problem or answer_problem(question, answer, source) or _unproven(question, answer, chunk, place)
@@ -122,6 +130,33 @@ def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     return Grounded(Pair(name, chunk.id, question, answer, chunk.text[start:end], start, end, kind), chunk)
 
 
+def _in_its_setting(question: str, chunk: Chunk) -> str:
+    """The question with the page's title in front where it names nothing exact: "the build options" of what?"""
+    if not re.match(r"(?:What|How|Which|Why|When|Where|Who|Is|Are|Does|Do|Can|Should|Will)\b", question):
+        return question
+    return set_in(question, topic(chunk))
+
+
+def best_evidence(answer: str, chunk: Chunk) -> tuple[int, int] | None:
+    """Where the chunk says nearly all of an answer: its best sentence, table row or item; None where none does.
+
+    Small models often answer well and then write "quote from the document", or quote themselves.
+    """
+    said = content_stems(project(answer)[0])
+    figures = exact_words(answer)
+    found: list[tuple[float, int, int]] = []
+    for block in blocks_of(chunk.text):
+        spans = [(block.start, block.end)]
+        if block.type in {"paragraph", "item"}:
+            spans = sentences.split(chunk.text, block.start, block.end)
+        for start, end in spans if block.type not in {"heading", "fence", "ordered"} else ():
+            plain = project(chunk.text[start:end])[0]
+            share = len(said & content_stems(plain)) / max(1, len(said))
+            if share >= PROVEN and not figures - exact_words(plain) and locate(chunk.text[start:end], chunk.text):
+                found.append((-share, start, end))
+    return min(found)[1:] if found else None
+
+
 def _tidy(answer: str) -> str:
     text = answer.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").strip()
     return text if text.endswith((".", "!", "?", "`", ":", ")")) or "\n" in text else text + "."
@@ -138,6 +173,9 @@ def _unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] |
     shared, close = len(said & content_stems(quoted)), len(said & content_stems(near))
     if said and (shared < QUOTED * len(said) or close < CLOSE * len(said)):
         return "answer is not about its quote"
+    claimed = set(CLAIMS.findall(answer.casefold())) - set(CLAIMS.findall(f"{quoted}\n{question}".casefold()))
+    if claimed:
+        return "answer claims more than its quote: " + ", ".join(sorted(claimed))
     figures = {word for word in exact_words(answer) - exact_words(question) if re.search(r"\d", word)}
     known = "\n".join((near, question, chunk.title, *chunk.heading_path))
     if lost := sorted(figures & set(missing_words(answer, known))):

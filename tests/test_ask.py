@@ -49,9 +49,12 @@ def test_a_good_candidate_is_grounded():
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"quote": "2"}, "quote is not in the source"),
+        ({"quote": "2", "answer": "It sets the colour of all uploads."}, "quote is not in the source"),
         ({"quote": ""}, "no quote"),
-        ({"quote": "The option `--retries` sets the colour of the server."}, "quote is not in the source"),
+        (
+            {"quote": "It sets the colour of the server.", "answer": "It sets the colour of the server."},
+            "quote is not in the source",
+        ),
         ({"answer": "`--retries` sets how often it is tried; the default is 5."}, "not in the source: 5"),
         ({"question": "What does this option do?"}, "reader does not have"),
         ({"question": "What does `--attempts` of the Quay server set?"}, "--attempts"),
@@ -63,6 +66,33 @@ def test_a_good_candidate_is_grounded():
 def test_a_bad_candidate_is_dropped_with_its_reason(change, why):
     one = pairs.verify({**GOOD, **change}, the_chunk())
     assert isinstance(one, Dropped) and why in one.reason
+
+
+@pytest.mark.parametrize("quote", ["quote from the document", "2", "`--retries` sets the number of tries."])
+def test_where_a_quote_is_none_code_finds_the_sentence_that_says_the_answer(quote):
+    one = pairs.verify({**GOOD, "quote": quote}, the_chunk())
+    assert isinstance(one, Grounded) and one.pair.quote == GOOD["quote"]
+
+
+@pytest.mark.parametrize("claim", ["always", "by default", "for all uploads", "only once"])
+def test_an_answer_claims_no_more_than_its_quote(claim):
+    one = pairs.verify({**GOOD, "answer": f"{GOOD['answer'][:-1]} {claim}."}, the_chunk())
+    assert isinstance(one, Dropped) and "claims more than its quote" in one.reason
+
+
+def test_a_question_that_names_nothing_gets_its_setting():
+    pair = {"question": "Where are log files written?", "answer": "One log file a day is written into `/var/log/quay`.",
+            "quote": LOGS["quote"]}  # fmt: skip
+    one = pairs.verify(pair, the_chunk())
+    assert isinstance(one, Grounded) and one.pair.question == "In Quay server, where are log files written?"
+
+
+def test_the_word_context_manager_points_at_nothing():
+    text = "# Quay\n\nThe context manager `low_memory` starts the server with little memory, at a low cost."
+    (one,) = chunk(document("quay.md", "Quay", text), 400)
+    pair = {"question": "What is `low_memory` of Quay for?", "quote": text.split("\n\n")[1],
+            "answer": "The context manager `low_memory` starts the server with little memory."}  # fmt: skip
+    assert isinstance(pairs.verify(pair, one), Grounded)
 
 
 def test_a_figure_that_stands_far_from_the_quote_is_no_evidence():
