@@ -70,11 +70,18 @@ def _walk(chunk: Chunk) -> Iterator[Fact]:
         before = block
 
 
+_NO_TOPIC = re.compile(
+    r"[\w-]+\.\w{1,5}|"
+    r"(?i:faqs?|frequently asked questions(?: \(faqs?\))?|overview|introduction|read ?me|index|contents)"
+)
+"""A bare file name, or what any page may be called: "In Overview, what ...?" says nothing."""
+
+
 def topic(chunk: Chunk, heading: str = "") -> str:
     """What the section is about, for questions that need a setting: the page's title, else the first heading."""
     for name in (chunk.title, *chunk.heading_path[:1], heading):
         name = sentences.clean(name).rstrip(".:")
-        if name and not re.fullmatch(r"[\w-]+\.\w{1,5}", name):  # a bare file name is no topic
+        if name and not _NO_TOPIC.fullmatch(name):
             return name
     return ""
 

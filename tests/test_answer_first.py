@@ -148,6 +148,12 @@ def test_what_is_no_clause_or_no_name_gets_no_template(sentence):
     assert not any(fact.question for fact in facts(one))
 
 
+@pytest.mark.parametrize(("title", "setting"), [("FAQ", "Quay logs"), ("Overview", "Quay logs"), ("Quay", "Quay")])
+def test_a_page_that_any_product_has_is_no_setting(title, setting):
+    (one,) = chunk(document("a.md", title, "# Quay logs\n\nA ledger is a table of paid answers."), 400)
+    assert [fact.question for fact in facts(one)] == [f"In {setting}, what is a ledger?"]
+
+
 def test_a_recommendation_is_asked_as_one_and_an_acronym_has_its_setting():
     page = (
         "# Quay logs\n\nWhen running the server on a small card, we recommend setting `small=True` at the start.\n\n"
