@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 class Verbs(click.Group):
-    """A group that imports a verb's module when the verb is used, so that `recipe plan` starts in a fraction of a second."""
+    """A group that imports a verb's module when the verb is used: `recipe plan` starts in a fraction of a second."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # pydantic is paid for by those who read recipes, not by thos
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One settled value and why. A value the user stated is a Decision too, with `because="asked for in the recipe"`."""
+    """One settled value and why. What the user stated is a Decision too, with `because="asked for in the recipe"`."""
 
     field: str
     value: Any
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One target: a device from `facts/gpus.yaml` (or described in the recipe), how many, and what may be used of it."""
+    """One target: a device from `facts/gpus.yaml` or described in the recipe, how many, and what may be used of it."""
 
     id: str
     name: str
@@ -179,7 +179,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Predicted peak of one device at the phase where it is largest. `total_bytes` is the sum of the parts and nothing else."""
+    """Predicted peak of one device at the phase where it is largest; `total_bytes` is the sum of the parts, no more."""
 
     parts: tuple[Part, ...]
     peak_phase: str

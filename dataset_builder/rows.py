@@ -1,6 +1,6 @@
 """The rows that travel through the dataset builder: Document -> Chunk -> Pair -> Row.
 
-Ids are content hashes, each row names what it came from, and a stage is a function over rows that knows nothing of disks.
+Ids are content hashes, each row names what it came from, and a stage is a function over rows that knows no disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 def digest(*texts: str) -> str:
-    """Content hash of some texts, 16 hex digits; the length of each text counts, so ("ab", "c") differs from ("a", "bc")."""
+    """Content hash of some texts, 16 hex digits; each text's length counts, so ("ab", "c") differs from ("a", "bc")."""
     hasher = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")  # a file name that is no UTF-8 holds lone surrogates
@@ -36,7 +36,7 @@ class Document:
     id: str
     """digest(origin)."""
     origin: str
-    """Where a reader finds it: a URL, `https://host/owner/repo@<commit>:path`, or a path relative to the project root."""
+    """Where a reader finds it: a URL, `https://host/owner/repo@<commit>:path`, or a path from the project root."""
     title: str
     markdown: str
     """Body without front matter; `\\n` line ends."""

@@ -33,7 +33,7 @@ class Generator(Strict):
     """The LLM that words questions and answers."""
 
     model: str
-    """Any litellm model name (`ollama/qwen2.5:7b-instruct`, `openai/...`, `anthropic/...`, `hosted_vllm/...`), or `embedded`."""
+    """Any litellm model name (`ollama/qwen2.5:7b-instruct`, `openai/...`, `hosted_vllm/...`), or `embedded`."""
     api_base: str | None = None
     """URL of a server of one's own, such as http://127.0.0.1:8081/v1."""
     api_key_env: str | None = None
@@ -75,7 +75,7 @@ class Dataset(Strict):
     pairs: Pairs = Pairs()
     generator: Generator
     judge: Generator | None = None
-    """A second LLM that checks pairs against their text; used only if it passes its own test. Omitted: evidence is checked by code alone."""
+    """A second LLM that checks pairs against their text, used only if it passes its own test; omitted: code alone."""
     evaluation: Evaluation = Evaluation()
     licences: Licences = Licences()
     chunk_tokens: int = Field(default=600, ge=100, le=4000)

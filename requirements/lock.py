@@ -2,8 +2,8 @@
 
 usage: python requirements/lock.py        (about a minute; wants pip >= 23 and a network)
 
-pip resolves `.[train,embedded,dev]` in a dry run and reports the files that it would install; the lock is that report, sorted.
-It is a lock for CPython 3.11 on Linux x86-64. torch is left out: its CPU build has another version suffix than the one on
+pip resolves `.[train,embedded,dev]` in a dry run and reports the files that it would install; the lock is that report,
+sorted, for CPython 3.11 on Linux x86-64. torch is left out: its CPU build has another version suffix than the one on
 PyPI and stands in requirements/torch-cpu.lock, written by hand.
 """
 
