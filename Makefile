@@ -10,9 +10,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export AXOLOTL_DO_NOT_TRACK := 1
 export HF_HUB_OFFLINE := 1
 export LITELLM_LOCAL_MODEL_COST_MAP := True
-# Threads that wait sleep instead of spinning: on two cores with something else running, spinning made a training step
-# ten times slower (docs/decisions.md, 2026-11-22).
-export OMP_WAIT_POLICY := PASSIVE
+# Threads that wait for one another soon sleep instead of spinning: with something else on the two cores, spinning made
+# a training step ten times slower (docs/decisions.md, 2026-11-22).
+export GOMP_SPINCOUNT := 20000
 
 .PHONY: help setup demo test lint
 
