@@ -269,7 +269,8 @@ def test_a_server_that_refuses_everything_ends_the_run(tmp_path):
     with mock_server(status=400, message="no") as server:
         with pytest.raises(BuildProblem, match="refuses every request: no"):
             run(server.api_base, tmp_path / "ledger", 500, max_concurrency=4)
-        assert server.stats()["calls"] <= Patience().refusals + 4
+        # 4 are in flight when the last refusal counts, and each of their slots may have been refilled once by then.
+        assert server.stats()["calls"] <= Patience().refusals + 2 * 4
 
 
 def test_a_model_without_provider_is_told(tmp_path):
