@@ -7,24 +7,9 @@ import re
 
 from bs4 import BeautifulSoup, Tag
 
-from dataset_builder.html_main import HEADINGS
+from dataset_builder.html_main import BLOCKS, HEADINGS
 from dataset_builder.html_tables import classes, field_tables, layout_tables, new, regular_tables
 
-_BLOCKS = (
-    "p",
-    "div",
-    "ul",
-    "ol",
-    "dl",
-    "table",
-    "pre",
-    "blockquote",
-    "section",
-    "article",
-    "details",
-    "figure",
-    *HEADINGS,
-)
 _OBJECTS = frozenset(
     [
         "function",
@@ -210,7 +195,7 @@ def _definitions(soup: BeautifulSoup, main: Tag) -> None:
                     line.append(": ")
                     line.extend(list(first.contents))
                     first.decompose()
-                elif line.contents and body is bodies[0] and not body.find(_BLOCKS) and first is not None:
+                elif line.contents and body is bodies[0] and not body.find(BLOCKS) and first is not None:
                     line.append(": ")
                     line.extend(list(body.contents))
                 body.name, body.attrs = "div", {}
@@ -231,7 +216,7 @@ def _entries(definitions: Tag) -> list[tuple[list[Tag], list[Tag]]]:
 
 def _add_term(soup: BeautifulSoup, line: Tag, term: Tag) -> None:
     """A term's words, bold unless they have a mark of their own."""
-    if term.find(("code", "strong", "b", "kbd")) and not term.find(_BLOCKS):
+    if term.find(("code", "strong", "b", "kbd")) and not term.find(BLOCKS):
         line.extend(list(term.contents))
     elif words := _squeezed(term).rstrip(": "):
         line.append(new(soup, "strong", words))

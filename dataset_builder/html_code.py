@@ -8,7 +8,7 @@ import re
 
 from lxml.html import HtmlElement, builder
 
-from dataset_builder.html_main import HEADINGS, classes, drop
+from dataset_builder.html_main import BLOCKS, classes, drop
 
 _LINE_NUMBERS = frozenset(
     {
@@ -69,21 +69,6 @@ _MEANINGLESS = (
     "var",
 )
 _INLINE = frozenset({"a", "strong", "em", "b", "i", "code", "p", "sub", "sup", "del", "s", "q", "kbd", "samp"})
-_BLOCKS = (
-    "p",
-    "div",
-    "ul",
-    "ol",
-    "dl",
-    "table",
-    "pre",
-    "blockquote",
-    "section",
-    "article",
-    "details",
-    "figure",
-    *HEADINGS,
-)
 _ENDS = frozenset({"body", "article", "main", "li", "td", "dd", "section"})
 
 
@@ -213,7 +198,7 @@ def plain_inline(main: HtmlElement) -> None:
     for element in list(main.iterdescendants("a")):
         if not (element.get("href") or "").startswith(("http://", "https://")):
             element.drop_tag()
-    for block in list(main.iterdescendants(*_BLOCKS)):
+    for block in list(main.iterdescendants(*BLOCKS)):
         parent = block.getparent()
         while parent is not None and parent is not main and parent.tag in _INLINE:
             above = parent.getparent()

@@ -11,6 +11,22 @@ from lxml import etree
 from lxml.html import HtmlElement
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+BLOCKS = (
+    "p",
+    "div",
+    "ul",
+    "ol",
+    "dl",
+    "table",
+    "pre",
+    "blockquote",
+    "section",
+    "article",
+    "details",
+    "figure",
+    *HEADINGS,
+)
+"""Elements that stand as blocks of their own, headings among them."""
 
 
 def _class(name: str) -> str:
