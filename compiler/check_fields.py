@@ -115,8 +115,10 @@ def _problem(source: Source, path: KeyPath, detail: str, found: list[dict[str, A
     if value is None:
         return source.problem(path, f"nothing stands after `{dotted(path)}`", _null_fix(schema), at_key=True)
     own = [entry["msg"] for entry in found if entry["type"] == "value_error"]
+    message, _, fix = (own[0] if own else "").removeprefix("Value error, ").partition("; ")
+    if own and isinstance(value, dict) and fields.names(schema):
+        return source.problem(path, message, fix)  # its keys are sound one by one, and cannot be together
     if own and not isinstance(value, dict | list):
-        message, _, fix = own[0].removeprefix("Value error, ").partition("; ")
         return source.problem(path, f"`{dotted(path)}`: {message}", fix or "write one such as `8 GiB`")
     expected = fields.expected(schema) or found[0]["msg"]
     return source.problem(path, f"`{dotted(path)}` cannot be {_in_words(value)}", _mend(value, schema, expected))

@@ -49,3 +49,7 @@ def main() -> None:
 
     Example: recipe build recipes/quickstart.yaml
     """
+
+
+if __name__ == "__main__":
+    main()

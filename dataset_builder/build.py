@@ -114,7 +114,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     from dataset_builder.ledger import Ledger
 
     chunks, counts = work.chunks, work.counts
-    total = dataset.pairs.total or dataset.pairs.unique * variants.ROWS_A_FACT[dataset.pairs.profile]
+    total = dataset.pairs.rows
     with (
         Ledger(place.ledger) as ledger,
         Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,

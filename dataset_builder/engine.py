@@ -56,8 +56,12 @@ class Outcome(Generic[T]):
 
 
 def warm() -> None:
-    """Begins to load litellm (seconds) in a thread; call it as soon as it is likely that there will be calls."""
-    threading.Thread(target=litellm, daemon=True, name="litellm").start()
+    """Begins to load litellm (seconds) in a thread; call it as soon as it is likely that there will be calls.
+
+    Not a daemon: a run that needed no call at all ended during the import, and the interpreter then kills the thread
+    inside C++ code, which aborts the process ("FATAL: exception not rethrown") after everything was written.
+    """
+    threading.Thread(target=litellm, name="litellm").start()
 
 
 def attempt_of(request: Request, number: int) -> Request:

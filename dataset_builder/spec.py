@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dataset_builder.sources.files import FilesSource
 from dataset_builder.sources.hf import HfSource
@@ -14,6 +14,10 @@ from dataset_builder.strict import Strict
 
 Source = Annotated[FilesSource | WebSource | RepoSource | HfSource, Field(discriminator="kind")]
 """One entry of `dataset.sources`; each kind's settings live in its own module of `dataset_builder/sources/`."""
+
+
+ROWS_A_FACT = {"standard": 4, "recall": 10}
+"""Rows that a unique pair becomes, by `pairs.profile`."""
 
 
 class Pairs(Strict):
@@ -27,6 +31,11 @@ class Pairs(Strict):
     """`standard`: 4 rows a fact; `recall`: 10 rows a fact, for models that must know it by heart."""
     not_in_docs: float = Field(default=0.05, ge=0, le=0.5)
     """Share of rows whose honest answer is that the documentation does not say."""
+
+    @property
+    def rows(self) -> int:
+        """Training rows after variants, stated or by the profile; rows of `hf` sources come on top."""
+        return self.total or self.unique * ROWS_A_FACT[self.profile]
 
 
 class Generator(Strict):
@@ -83,3 +92,13 @@ class Dataset(Strict):
     system_prompt: str | None = None
     """System message of every training row; omitted: none."""
     seed: int = 0
+
+    def shares(self) -> float:
+        """What the `hf` sources ask of the finished table, 0 to 1."""
+        return sum(source.share or 0 for source in self.sources if source.kind == "hf")
+
+    @model_validator(mode="after")
+    def _room_for_documents(self) -> "Dataset":
+        if self.shares() >= 0.95:
+            raise ValueError("the `share` of all `hf` sources together leaves nothing for the documents; keep it below 0.95")
+        return self

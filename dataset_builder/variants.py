@@ -16,7 +16,6 @@ from dataset_builder.split import Split, same
 from dataset_builder.views import Corpus, View
 from dataset_builder.wording import grounds
 
-ROWS_A_FACT = {"standard": 4, "recall": 10}
 
 
 @dataclass(frozen=True, slots=True)

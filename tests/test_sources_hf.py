@@ -70,6 +70,16 @@ def test_a_limit_spreads_over_the_data_and_duplicates_count_once(tmp_path):
     assert len(rows(tmp_path, text, "x.json")) == 10
 
 
+def test_a_share_is_of_the_finished_table(tmp_path):
+    text = json.dumps([{"question": f"Q{number}", "answer": "A"} for number in range(2000)])
+    # 2,500 pairs become 10,000 rows by default: a tenth of the table is a ninth of those
+    assert len(rows(tmp_path, text, "x.json", share=0.1)) == 1111
+    with pytest.raises(ValidationError, match="state one of them"):
+        rows(tmp_path, text, "x.json", share=0.1, max_rows=5)
+    with pytest.raises(ValidationError, match=r"below 0\.95"):
+        rows(tmp_path, text, "x.json", share=0.97)
+
+
 def test_secrets_go_and_licences_are_checked(tmp_path):
     line = json.dumps({"question": "Whom do I ask?", "answer": "jane.doe@intel.com knows."})
     report = SourceReport()

@@ -53,13 +53,17 @@ class HfSource(Strict):
     """Split of the hub dataset."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows taken, evenly spread over the data; omitted: all."""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    """Instead of `max_rows`: these rows' share of the finished table, such as 0.1 of general chat against forgetting."""
     licence: str | None = None
     """SPDX id of the rows."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "HfSource":
         if (self.path is None) == (self.name is None):
-            raise ValueError("an `hf` source needs either `path` (a local file) or `name` (a dataset of the hub)")
+            raise ValueError("an `hf` source has one place; write either `path` (a local file) or `name` (a dataset of the hub)")
+        if self.max_rows is not None and self.share is not None:
+            raise ValueError("`max_rows` and `share` both say how many rows are taken; state one of them")
         return self
 
 
@@ -74,6 +78,7 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
     from dataset_builder.materials import refusal
 
     report = report or SourceReport()
+    finished = dataset.pairs.rows / (1 - dataset.shares())
     rows: dict[str, Row] = {}
     for source in dataset.sources:
         if source.kind != "hf":
@@ -84,7 +89,8 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
             report.skip(place, reason)
             continue
         before = len(rows)
-        for number, record in _spread(_records(source, Path(root)), source.max_rows):
+        limit = source.max_rows or (source.share and max(1, round(source.share * finished)))
+        for number, record in _spread(_records(source, Path(root)), limit):
             messages = conversation(record)
             if messages is None:
                 report.skip(f"{place}#{number}", "neither Alpaca, question/answer nor chat columns")
