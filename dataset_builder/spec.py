@@ -98,7 +98,7 @@ class Dataset(Strict):
         return sum(source.share or 0 for source in self.sources if source.kind == "hf")
 
     @model_validator(mode="after")
-    def _room_for_documents(self) -> "Dataset":
+    def _room_for_documents(self) -> Dataset:
         if self.shares() >= 0.95:
-            raise ValueError("the `share` of all `hf` sources together leaves nothing for the documents; keep it below 0.95")
+            raise ValueError("the `share` of all `hf` sources leaves nothing for the documents; keep it below 0.95")
         return self

@@ -17,7 +17,6 @@ from dataset_builder.views import Corpus, View
 from dataset_builder.wording import grounds
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     train: tuple[Row, ...]

@@ -54,14 +54,14 @@ class HfSource(Strict):
     max_rows: int | None = Field(default=None, ge=1)
     """Rows taken, evenly spread over the data; omitted: all."""
     share: float | None = Field(default=None, gt=0, lt=1)
-    """Instead of `max_rows`: these rows' share of the finished table, such as 0.1 of general chat against forgetting."""
+    """Instead of `max_rows`: these rows' share of the finished table, such as 0.1 of general chat."""
     licence: str | None = None
     """SPDX id of the rows."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "HfSource":
         if (self.path is None) == (self.name is None):
-            raise ValueError("an `hf` source has one place; write either `path` (a local file) or `name` (a dataset of the hub)")
+            raise ValueError("an `hf` source has one place; write either `path` (a file) or `name` (on the hub)")
         if self.max_rows is not None and self.share is not None:
             raise ValueError("`max_rows` and `share` both say how many rows are taken; state one of them")
         return self
