@@ -51,9 +51,11 @@ def request(wording: Wording, generator: Generator) -> Request:
     )
 
 
-def word(engine: Engine, wanted: Sequence[tuple[Fact, Chunk]]) -> tuple[list[Grounded], list[Dropped]]:
+def word(
+    engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False
+) -> tuple[list[Grounded], list[Dropped]]:
     """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped
-    and why."""
+    and why. `by_model`: where both wordings pass, the model's is the question and the template's the second voice."""
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
     for attempt in range(TRIES):
@@ -72,13 +74,14 @@ def word(engine: Engine, wanted: Sequence[tuple[Fact, Chunk]]) -> tuple[list[Gro
                 questions[place].append(outcome.value)
             else:
                 reasons[place] = f"{problem}: {outcome.value!r}" if outcome.value else problem
-    return _grounded(wanted, questions, reasons)
+    return _grounded(wanted, questions, reasons, by_model)
 
 
 def _grounded(
     wanted: Sequence[tuple[Fact, Chunk]],
     questions: dict[int, list[str]],
     reasons: dict[int, str],
+    prefer_model: bool,
 ) -> tuple[list[Grounded], list[Dropped]]:
     done: list[Grounded] = []
     dropped: list[Dropped] = []
@@ -91,9 +94,8 @@ def _grounded(
                 Dropped("questions", why, {"answer": fact.answer, "source": chunk.origin, "section": chunk.section})
             )
             continue
-        # A template names its subject in full grammar; the model's wording, where it passed, is the second voice of
-        # the same question.
-        question = template or by_model[0]
+        # A template names its subject in full grammar, which a very small model's wording that passed may still not.
+        question = by_model[0] if by_model and (prefer_model or not template) else template
         others = tuple(other for other in dict.fromkeys([*by_model, template]) if other and other != question)
         problem = answer_problem(question, fact.answer, grounds(chunk))
         if problem is not None:
@@ -116,7 +118,7 @@ def _grounded(
             fact.end,
             fact.kind,
         )
-        done.append(Grounded(pair, chunk, "template" if template else "model", others, fact.subject))
+        done.append(Grounded(pair, chunk, "template" if question == template else "model", others, fact.subject))
     return done, dropped
 
 

@@ -28,6 +28,9 @@ MOST_NAMES = 4
 """Given to the model in one further turn."""
 LIKELY = 2.0
 """Accepted pairs a chunk, before any is known."""
+TRIAL, LEAST_KEPT = 8, 2 / 3
+"""Chunks by which a model that passed the probe is tried on the real documents, and the least share of its candidates
+that must pass the checks. A 1.5B model passed 3 of 6, and of those a reader would have kept none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +82,28 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     sections = coverage.items(chunks)
     capable = probe(engine.generator, engine)
     pool = _Pool(dataset.pairs.unique, bench)
-    if capable.path != "answer-first":
-        _ask_chunks(engine, capable.path, chunks, sections, dataset.seed, pool)
-    _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool)
+    path, why = capable.path, capable.why
+    if path != "answer-first" and (failed := _ask_chunks(engine, path, chunks, sections, dataset.seed, pool)):
+        path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
+    # A model that writes a form well words a question better than a template does.
+    by_model = capable.path != "answer-first"
+    _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool, by_model)
     pairs = tuple(pool.pairs[: pool.wanted])
     short = _short(len(pairs), pool.wanted, sections)
-    notes = [PATH_NOTE.format(why=capable.why)]
+    notes = [PATH_NOTE.format(why=why)]
     notes += [bench.note] if bench else []
     notes += [f"The judge gave no verdict on {pool.undecided:,} pairs; they were kept."] if pool.undecided else []
-    return Asked(pairs, tuple(pool.dropped), sections, capable.path, short, tuple(notes))
+    return Asked(pairs, tuple(pool.dropped), sections, path, short, tuple(notes))
 
 
-def _ask_chunks(engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool) -> None:
-    """Chunk after chunk in an order that the seed decides, a few turns each, until there are enough pairs."""
+def _ask_chunks(
+    engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool
+) -> str | None:
+    """Chunk after chunk in an order that the seed decides, a few turns each, until there are enough pairs.
+
+    The first chunks are a trial: a model that fails it is asked no further, and what it wrote is dropped, for what
+    passes the checks by luck is poor as well. Returns how it failed, or None.
+    """
     order = sorted(chunks, key=lambda chunk: digest(str(seed), chunk.id))
     facts = [item for mine in sections.values() for item in mine]
     asked = 0
@@ -101,8 +113,12 @@ def _ask_chunks(engine: Engine, path: str, chunks: Sequence[Chunk], sections: di
             rate = max(0.25, len(pool.pairs) / asked) if asked else LIKELY
             now, left = left[: ceil(pool.missing / rate)], left[ceil(pool.missing / rate) :]
             plans = [_plan(chunk, turn, facts, pool.pairs) for chunk in now]
+            trial = TRIAL if not asked else 0
             asked += len(plans)
-            _ask_batch(engine, path, [plan for plan in plans if plan is not None], pool)
+            failed = _ask_batch(engine, path, [plan for plan in plans if plan is not None], pool, trial)
+            if failed:
+                return failed
+    return None
 
 
 def _plan(chunk: Chunk, turn: int, facts: Sequence[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> pairs.Plan | None:
@@ -114,12 +130,32 @@ def _plan(chunk: Chunk, turn: int, facts: Sequence[tuple[Fact, Chunk]], found: S
     return pairs.Plan(chunk, max(1, min(4, len(missing))), missing, turn) if missing else None
 
 
-def _ask_batch(engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Pool) -> None:
+def _ask_batch(engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Pool, trial: int) -> str | None:
+    """Adds what the plans gave to the pool. The first `trial` of them decide whether the rest is asked at all; the
+    others need not wait for them. Returns how the trial failed, or None."""
     replies: dict[int, Outcome] = {}
     place_of = {id(plan): place for place, plan in enumerate(plans)}
     requests = (pairs.pairs_request(plan, engine.generator, path) for plan in plans)
     for outcome in engine.run(requests, pairs.parse_pairs, total=len(plans)):
         replies[place_of[id(outcome.request.about)]] = outcome
+        if trial and all(place in replies for place in range(min(trial, len(plans)))):
+            first = {place: replies[place] for place in range(min(trial, len(plans)))}
+            made, lost = _checked(first, plans)
+            if len(made) < LEAST_KEPT * (len(made) + len(lost)):
+                pool.dropped += [*lost, *(_untrusted(one) for one in made)]
+                return f"{len(made)} of {len(made) + len(lost)} pairs passed their checks"
+            trial = 0
+    pool.add(*_checked(replies, plans))
+    return None
+
+
+def _untrusted(one: Grounded) -> Dropped:
+    item = {"question": one.pair.question, "answer": one.pair.answer, "source": one.chunk.origin,
+            "section": one.chunk.section}  # fmt: skip
+    return Dropped("trial", "most of what the model wrote failed its checks", item)
+
+
+def _checked(replies: dict[int, Outcome], plans: Sequence[pairs.Plan]) -> tuple[list[Grounded], list[Dropped]]:
     made: list[Grounded] = []
     lost: list[Dropped] = []
     for place in sorted(replies):  # answers come in any order; what is made of them must not depend on it
@@ -130,17 +166,17 @@ def _ask_batch(engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Po
         for candidate in outcome.value:
             checked = pairs.verify(candidate, chunk)
             (made if isinstance(checked, Grounded) else lost).append(checked)
-    pool.add(made, lost)
+    return made, lost
 
 
-def _ask_facts(engine: Engine, facts: Iterator[tuple[Fact, Chunk]], pool: _Pool) -> None:
+def _ask_facts(engine: Engine, facts: Iterator[tuple[Fact, Chunk]], pool: _Pool, by_model: bool) -> None:
     """Answer first: the whole job for a weak model, what is still missing for a strong one."""
     while pool.missing > 0:
         # a tenth more than is missing: some questions fail their checks, and one more round costs little
         batch = list(islice(facts, pool.missing * 11 // 10 + 4))
         if not batch:
             return
-        pool.add(*answer_first.word(engine, batch))
+        pool.add(*answer_first.word(engine, batch, by_model))
 
 
 def _unmentioned(facts: Iterator[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> Iterator[tuple[Fact, Chunk]]:

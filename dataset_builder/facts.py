@@ -156,8 +156,8 @@ def _trimmed(block: Block, text: str) -> Block:
 def _named(name: str, what: str, where: str, block: Block, noun: str) -> Fact:
     """ "`name`: what" as a fact; a description that begins with a verb reads on as a sentence."""
     what = what if what.endswith((".", "!", "?")) else what + "."
-    first = re.match(r"[\w-]+", what)
-    verb = first.group().lower() if first else ""
+    first = re.match(r"(?:\w+ly )?([\w-]+)", what)
+    verb = first.group(1).lower() if first else ""
     label = f"the {noun} {name}" if noun else name
     if name.startswith("`") and verb.endswith("s") and (verb[:-1] in sentences.VERBS or verb[:-2] in sentences.VERBS):
         question, answer = f"What does {label} do?", f"{name} {what[0].lower()}{what[1:]}"

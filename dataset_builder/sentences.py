@@ -134,6 +134,7 @@ VERBS = frozenset(
         "refresh",
         "register",
         "reload",
+        "repeat",
         "remove",
         "rename",
         "replace",
@@ -224,7 +225,8 @@ _DANGLING = re.compile(
 POINTERS = re.compile(
     r"(?i)\b(?:(?:the )?(?:above|below|following)|click here|this (?:section|page|guide|document|tutorial|example|"
     r"table|file|command|"
-    r"article|chapter|readme|link|step|list|issue|way)|these (?:steps|commands|options|files)|previous(?:ly)? "
+    r"article|chapter|readme|link|step|list|issue|way)|the links?\b|follow (?:the|our|these) (?:steps|instructions|"
+    r"guide)|these (?:steps|commands|options|files)|previous(?:ly)? "
     r"(?:section|step)|"
     r"next (?:section|step|chapter)|see (?:also|the)|refer to|as follows|learn more|read more|\bhere\b|for more "
     r"(?:details|information)"

@@ -161,6 +161,8 @@ def _condition(sentence: str) -> Reading | None:
     match = re.match(r"(?P<word>If|When|Once) (?P<case>[^,:;]{8,110}), (?P<rest>.+)", sentence)
     if not match or re.search(r"\b(?:it|they|this|these|that one)\b", match["case"]):
         return None
+    if re.match(r"you(?:'re| are) (?:\w+ing)\b", match["case"]):
+        return None  # "If you are developing an application": everybody is
     if match["case"].split()[0] in VERBS:
         return None  # "When import a tensor": a clause without a subject makes no question
     rest = re.sub(r"^(?:then|please)\s+", "", match["rest"])

@@ -219,6 +219,7 @@ def _unasked(low: str, answer: str) -> str | None:
         (r"^how (?!many|much|long|often|large|big)", _HOW, "a way"),
         (r"\bwho(?:m|se)?\b", re.compile(r"(?!)"), "a person"),
         (r"\bversion\b", re.compile(r"\d"), "a version"),
+        (r"\b(?:what|which) commands?\b", re.compile(r"```|`[^`]+ [^`]+`"), "a command"),
     )
     for asks, holds, what in checks:
         if re.search(asks, low) and not holds.search(answer):

@@ -164,6 +164,24 @@ def test_a_strong_model_is_asked_by_chunk_and_its_pairs_are_verified(monkeypatch
     assert not found.short
 
 
+def test_a_model_that_fails_on_the_real_documents_only_words_questions(monkeypatch, tmp_path):
+    """It writes the form that the probe asks for, but two of three pairs fail their checks: nothing of them is kept."""
+    bad = [{**GOOD, "answer": f"It is {number}.", "question": f"What is the number {number}?"} for number in (98, 99)]
+    wording = "What is set by the option `--retries`?"
+
+    def answer(request):
+        return wording if request.stage == "questions" else pairs_json(LOGS, *bad)
+
+    found, scripted = asked(monkeypatch, tmp_path, answer, "schema", 2)
+    assert found.path == "answer-first" and "1 of 3 pairs passed" in found.notes[0]
+    assert sum(request.stage == "pairs" for request in scripted.asked) == 1
+    assert LOGS["question"] not in {one.pair.question for one in found.pairs}
+    assert {one.stage for one in found.dropped} >= {"evidence", "trial"}
+    # where both pass, this model's wording is the question, and the template's the second voice
+    (worded,) = [one for one in found.pairs if one.pair.question == wording]
+    assert worded.worded_by == "model" and worded.wordings
+
+
 def test_what_the_model_misses_is_asked_answer_first_and_shortage_is_said(monkeypatch, tmp_path):
     def answer(request):
         return weak(request) if request.stage == "questions" else pairs_json(LOGS)
