@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from dataset_builder import names
-from dataset_builder.facts import Fact, facts
+from dataset_builder.facts import Fact, facts, topic
 from dataset_builder.rows import Chunk, Dropped, Grounded, address, digest
+from dataset_builder.split import same
 
 ORDER = (
     "definition", "option", "default", "command", "steps", "how-to", "condition", "purpose", "cell", "code",
@@ -29,7 +31,11 @@ Sections = Mapping[str, Sequence[tuple[Fact, Chunk]]]
 
 
 def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
-    """Section -> its facts, best kinds first. Sections without any are there too; a repeated sentence counts once."""
+    """Section -> its facts, best kinds first. Sections without any are there too; a repeated sentence counts once.
+
+    A template's question that several facts share ("What does the library provide?") asks for none of them: each is
+    set under its page's title if that tells them apart, else left for a model to word.
+    """
     found: dict[str, list[tuple[Fact, Chunk]]] = {}
     answers: set[str] = set()
     for chunk in chunks:
@@ -39,9 +45,23 @@ def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
             if key not in answers:  # READMEs repeat each other; the first place keeps the fact
                 answers.add(key)
                 mine.append((fact, chunk))
+    everywhere = Counter(same(fact.question) for mine in found.values() for fact, _ in mine)
+    in_place = Counter(same(_placed(fact, chunk)) for mine in found.values() for fact, chunk in mine)
     for mine in found.values():
+        for place, (fact, chunk) in enumerate(mine):
+            if fact.question and everywhere[same(fact.question)] > 1:
+                question = _placed(fact, chunk)
+                mine[place] = replace(fact, question=question if in_place[same(question)] == 1 else ""), chunk
         mine.sort(key=lambda one: ORDER.index(one[0].kind))
     return found
+
+
+def _placed(fact: Fact, chunk: Chunk) -> str:
+    """The fact's question under the title of its page, where it does not stand there already."""
+    where = topic(chunk)
+    if not fact.question or not where or where.casefold() in fact.question.casefold():
+        return fact.question
+    return f'About "{where}": {fact.question[0].lower()}{fact.question[1:]}'
 
 
 def section_name(chunk: Chunk) -> str:

@@ -62,7 +62,7 @@ def _walk(chunk: Chunk) -> Iterator[Fact]:
         elif block.type == "item":
             yield from _of_item(block, chunk, heading)
         elif block.type == "row":
-            yield from _of_row(block, topic(chunk, heading))
+            yield from _of_row(block, topic(chunk, heading), heading)
         elif block.type == "ordered":
             yield from _of_steps(block, chunk, heading, before)
         elif block.type == "fence":
@@ -217,8 +217,9 @@ _ABOUT = {
 }
 
 
-def _of_row(block: Block, where: str) -> Iterator[Fact]:
-    """A row of a table: the described thing as one fact, each short cell under a named column as another."""
+def _of_row(block: Block, where: str, heading: str) -> Iterator[Fact]:
+    """A row of a table: the described thing as one fact, each short cell under a named column as another. A bare figure
+    says nothing without its table, whose heading is then named."""
     headers = [sentences.clean(header).strip("*: ") for header in block.headers]
     cells = [sentences.clean(cell) for cell in block.cells]
     if len(cells) < 2 or len(headers) != len(cells) or not headers[0] or not _nameable(cells[0]):
@@ -243,18 +244,21 @@ def _of_row(block: Block, where: str) -> Iterator[Fact]:
             if len(cell.split()) >= 3:
                 yield _named(name, cell, where, block, noun)
         elif len(header.split()) <= 4 and len(cell.split()) <= 30 and re.search(r"\w", cell):
-            column = header if exact_words(header) else header[0].lower() + header[1:]
+            column = header if exact_words(header) else header.lower()
             label = f"the {noun} {name}" if noun else name
-            verb = "are" if re.search(r"[a-zA-Z]{3}[^s]s$", column) else "is"
-            ask = f"What {verb} the {column} of {label}?"
-            yield Fact(
-                "cell",
-                name,
-                f"The {column} of {label} {verb} {cell.rstrip('.')}.",
-                set_in(ask, where),
-                block.start,
-                block.end,
-            )
+            verb = "are" if re.search(r"[a-zA-Z]{2}[^s]s$", column) else "is"
+            asked, said = f"{verb} the {column} of {label}?", f"he {column} of {label} {verb} {cell.rstrip('.')}."
+            question, answer = set_in(f"What {asked}", where), f"T{said}"
+            if _FIGURE.fullmatch(cell) and not noun and not name.startswith("`"):
+                table = sentences.clean(heading).rstrip(".:")
+                if not table or table.casefold() == where.casefold():
+                    continue
+                question, answer = f'In the table "{table}", what {asked}', f'In the table "{table}", t{said}'
+            yield Fact("cell", name, answer, question, block.start, block.end)
+
+
+_FIGURE = re.compile(r"[-+~<>=]*\s*\d[\d.,]*\s*(?:%|x)?")
+"""A cell that is a number and says not of what."""
 
 
 def _nameable(cell: str) -> bool:
@@ -273,6 +277,7 @@ def _of_steps(block: Block, chunk: Chunk, heading: str, before: Block | None) ->
         or len(block.text) > MAX_BLOCK_CHARS
         or "http" in block.text
         or "![" in block.text
+        or sentences.POINTERS.search(block.text)
     ):
         return
     steps = re.sub(r"(?<!!)\[([^\]\n]+)\]\([^)\n]*\)", r"\1", block.text).strip()

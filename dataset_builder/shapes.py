@@ -138,7 +138,7 @@ _POINTS = re.compile(r"\b(?:this|these|those|it|them)\b")
 
 
 def _how_to(sentence: str) -> Reading | None:
-    match = re.match(r"(?:In order to|To) (?P<goal>[a-z][^,:]{6,90}), (?P<rest>.+)", sentence)
+    match = re.match(r"(?:In order to|To) (?P<goal>[a-z][^,:]{6,90}), (?!first\b)(?P<rest>.+)", sentence)
     doing = VERBS | {"be", "do", "go", "have", "see"}
     if match and not _POINTS.search(match["goal"]) and match["goal"].split()[0] in doing:
         return Reading("how-to", match["goal"], f"How do I {first_person(match['goal'])}?")
@@ -163,14 +163,16 @@ def _condition(sentence: str) -> Reading | None:
         return None
     if re.match(r"you(?:'re| are) (?:\w+ing)\b", match["case"]):
         return None  # "If you are developing an application": everybody is
+    if len(match["case"].split()) < 2 or re.match(r"[a-z]+ed\b", match["case"]):
+        return None  # "Once finished"
     if match["case"].split()[0] in VERBS:
         return None  # "When import a tensor": a clause without a subject makes no question
-    rest = re.sub(r"^(?:then|please)\s+", "", match["rest"])
-    if re.match(r"(?:but|and|or|which|so)\b", rest):
+    rest = re.sub(r"^(?:then |please |simply |just )+", "", match["rest"])
+    if re.match(r"(?:but|and|or|which|so|if|when)\b", rest):
         return None
     asks_to_act = (
         re.match(
-            r"(?:you (?:also )?(?:can|should|need|must|may|have)|"
+            r"(?:you (?:also )?(?:can|could|should|need|must|may|have)|it is (?:required|recommended|advised)|"
             r"we (?:also )?(?:recommend|suggest)|set|try|make sure|consider|file|do not|don't|be sure|"
             r"restart|reboot|follow|refer|ignore)\b",
             rest,
@@ -275,8 +277,8 @@ def _passive(sentence: str) -> Reading | None:
 
 
 _NOT_A_NAME = re.compile(
-    r"\b(?:which|that|who|where|if|when|and then|is|are|was|can|will|must|should|may|has|have|not|never|still|also|"
-    r"always|only|you|we|it)\b"
+    r"\b(?:which|that|who|where|if|when|and then|is|are|was|do|does|can|will|must|should|may|has|have|not|never|still|"
+    r"also|always|only|you|we|it)\b"
 )
 """Words that begin a clause or a predicate."""
 
