@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from compiler.base_model import find_model
 from compiler.case import find_machine
-from compiler.check_fields import faulty_paths, field_problems
 from compiler.check_together import together_problems
 from compiler.check_types import Facts
 from compiler.problems import Problem, RecipeProblems, WorldProblem
 from compiler.recipe import Recipe
 from compiler.source import KeyPath, Source, read_source
+from dataset_builder.strict import ValidationError
 
 STAND_INS = {"name": "stand-in", "base_model": "stand-in", "targets": {"stand-in": {"gpu": "stand-in"}}}
 """For required fields that are faulty, so that the rest can be checked; nothing is looked up for them."""
@@ -30,6 +28,8 @@ def check_source(source: Source) -> Recipe:
     try:
         recipe = Recipe.model_validate(source.value)
     except ValidationError as error:
+        from compiler.check_fields import field_problems  # a sound recipe needs none of it
+
         problems += field_problems(source, error)
         sound = _without_faults(source, error)
     rest = recipe or _validated(sound)
@@ -64,6 +64,8 @@ def _look_up(source: Source, recipe: Recipe, sound: dict[str, Any]) -> tuple[Fac
 def _without_faults(source: Source, error: ValidationError) -> dict[str, Any]:
     """The recipe's value without what was found faulty; taking something out may make its surroundings faulty in
     turn."""
+    from compiler.check_fields import faulty_paths
+
     value = _copy(source.value)
     for _ in range(6):  # as deep as a recipe nests
         for path in sorted(faulty_paths(value, error), key=len, reverse=True):

@@ -17,7 +17,6 @@ from compiler.rules.draft import percent
 from compiler.rules.text import truncated_share
 from compiler.space import MAX_TRUNCATED_SHARE
 from compiler.values import Case, Decision, Measured, Plan, Setup
-from compiler.ways_out import ways_out
 
 if TYPE_CHECKING:
     from compiler.recipe import Recipe
@@ -33,6 +32,11 @@ def plan(case: Case) -> Plan:
     memory = predict_memory(case.model.architecture, setup, case.machine, eval_batch)
     word, probability, margin = verdict(memory, machine_for(case.machine, setup))
     fits = word == "fits" and not found.broken
+    out: tuple = ()
+    if not fits:
+        from compiler.ways_out import ways_out  # most plans fit
+
+        out = ways_out(found, setup)
     return Plan(
         case=case,
         fits=fits,
@@ -44,7 +48,7 @@ def plan(case: Case) -> Plan:
         speed=found.speed(setup, draft.value("epochs") or 1, draft.value("max_steps")),
         decisions=(*_chosen(found, setup), *draft.decided.values()),
         alternatives=alternatives(found, setup),
-        ways_out=() if fits else ways_out(found, setup),
+        ways_out=out,
         frontier=frontier(found),
         more_memory=more_memory(found, setup) if fits else None,
         warnings=_warnings(found, setup),

@@ -7,11 +7,9 @@ taken as it is.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
-
 from compiler.units import parse_size
 from dataset_builder.spec import Dataset
-from dataset_builder.strict import Strict
+from dataset_builder.strict import BeforeValidator, Field, Strict, WithJsonSchema
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]

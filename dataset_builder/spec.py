@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
 from dataset_builder.sources.files import FilesSource
 from dataset_builder.sources.hf import HfSource
 from dataset_builder.sources.repo import RepoSource
 from dataset_builder.sources.web import WebSource
-from dataset_builder.strict import Strict
+from dataset_builder.strict import Field, Strict, model_validator
 
 Source = Annotated[FilesSource | WebSource | RepoSource | HfSource, Field(discriminator="kind")]
 """One entry of `dataset.sources`; each kind's settings live in its own module of `dataset_builder/sources/`."""

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
-from pydantic import Field
-
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document
 from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, Unreadable
-from dataset_builder.strict import Strict
+from dataset_builder.strict import Field, Strict
 
 MAX_FILES = 100_000
 

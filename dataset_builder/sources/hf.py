@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
-
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Row, digest
 from dataset_builder.sources.common import SourceReport
-from dataset_builder.strict import Strict
+from dataset_builder.strict import Field, Strict, model_validator
 
 if TYPE_CHECKING:
     from dataset_builder.spec import Dataset

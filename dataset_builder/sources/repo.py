@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import Field
-
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document, digest
 from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, Unreadable
-from dataset_builder.strict import Strict
+from dataset_builder.strict import Field, Strict
 
 DEFAULT_INCLUDE = ("**/*.md", "**/*.mdx", "**/*.rst", "**/*.ipynb")
 _LICENCE_PATTERNS = ("LICENSE*", "LICENCE*", "COPYING*", "UNLICENSE*")

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document
 from dataset_builder.sources.common import Context, Unreadable
-from dataset_builder.strict import Strict
+from dataset_builder.strict import Field, Strict
 
 
 class WebSource(Strict):
