@@ -16,6 +16,7 @@ from dataset_builder import prompting
 from dataset_builder.engine import Engine
 from dataset_builder.evidence import answer_problem
 from dataset_builder.facts import Fact, topic
+from dataset_builder.fluent import fluent_problem, placed
 from dataset_builder.ledger import Reply, Request
 from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
 from dataset_builder.spec import Generator
@@ -55,9 +56,11 @@ def word(
     engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False
 ) -> tuple[list[Grounded], list[Dropped]]:
     """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped
-    and why. `by_model`: where both wordings pass, the model's is the question and the template's the second voice."""
+    and why. `by_model`: the model words well; it is held to `fluent`, and where both wordings pass, its own is the
+    question and the template's the second voice."""
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
+    judged = fluent_problem if by_model else wording_problem
     for attempt in range(TRIES):
         open_places = [
             place
@@ -69,9 +72,9 @@ def word(
         for outcome in engine.run(requests, lambda reply: first_line(reply.text), total=len(open_places)):
             about: Wording = outcome.request.about
             place = asked[about.fact, about.chunk.id]
-            problem = outcome.problem or wording_problem(outcome.value, about.fact, about.chunk)
+            problem = outcome.problem or judged(outcome.value, about.fact, about.chunk)
             if problem is None:
-                questions[place].append(outcome.value)
+                questions[place].append(placed(outcome.value, about.chunk) if by_model else outcome.value)
             else:
                 reasons[place] = f"{problem}: {outcome.value!r}" if outcome.value else problem
     return _grounded(wanted, questions, reasons, by_model)

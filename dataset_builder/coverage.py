@@ -27,6 +27,9 @@ ORDER = (
 NAMES_SHOWN = 40
 """Of one section in coverage.md; more are counted."""
 
+MOST_SHARED = 2
+"""Facts that may have one template's question, told apart by their pages; what more of them share asks for nothing."""
+
 Sections = Mapping[str, Sequence[tuple[Fact, Chunk]]]
 
 
@@ -34,7 +37,7 @@ def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
     """Section -> its facts, best kinds first. Sections without any are there too; a repeated sentence counts once.
 
     A template's question that several facts share ("What does the library provide?") asks for none of them: each is
-    set under its page's title if that tells them apart, else left for a model to word.
+    set under its page's title if they are few and that tells them apart, else left for a model to word.
     """
     found: dict[str, list[tuple[Fact, Chunk]]] = {}
     answers: set[str] = set()
@@ -51,7 +54,8 @@ def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
         for place, (fact, chunk) in enumerate(mine):
             if fact.question and everywhere[same(fact.question)] > 1:
                 question = _placed(fact, chunk)
-                mine[place] = replace(fact, question=question if in_place[same(question)] == 1 else ""), chunk
+                tells = in_place[same(question)] == 1 and everywhere[same(fact.question)] <= MOST_SHARED
+                mine[place] = replace(fact, question=question if tells else ""), chunk
         mine.sort(key=lambda one: ORDER.index(one[0].kind))
     return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dataset_builder import sentences, shapes
 from dataset_builder.blocks import Block, blocks_of
-from dataset_builder.identifiers import exact_words
+from dataset_builder.identifiers import exact_words, words
 from dataset_builder.rows import Chunk
 
 MAX_BLOCK_CHARS = 1200
@@ -72,9 +72,11 @@ def _walk(chunk: Chunk) -> Iterator[Fact]:
 
 _NO_TOPIC = re.compile(
     r"[\w-]+\.\w{1,5}|"
-    r"(?i:faqs?|frequently asked questions(?: \(faqs?\))?|overview|introduction|read ?me|index|contents)"
+    r"(?i:faqs?|frequently asked questions(?: \(faqs?\))?|overview|introduction|read ?me|index|contents)|"
+    r"[A-Z]{3,}(?: [A-Z]{2,}){2,}"
 )
-"""A bare file name, or what any page may be called: "In Overview, what ...?" says nothing."""
+"""A bare file name, a shout ("THIS PROJECT IS ARCHIVED") or what any page may be called: "In Overview,
+what ...?" says nothing."""
 
 
 def topic(chunk: Chunk, heading: str = "") -> str:
@@ -100,15 +102,30 @@ def _of_sentences(block: Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
             yield Fact(reading.kind, reading.subject, text, set_in(reading.question, topic(chunk, heading)), start, end)
 
 
+_CLAUSE = {"how", "what", "why", "where", "when", "which"}
+_ANY_PAGE = re.compile(
+    r"(?i)(?:new )?(?:features|examples|releases|release notes|contribution|contributing|quick ?start|getting started|"
+    r"troubleshooting|performance|technical details|known issues|api(?: doc| documentation)?|license)"
+)
+"""Titles that any product's page may have: nothing is told by "In Releases, ..."."""
+
+
+_BARE = re.compile(r"\bdoes the [a-z]+ [a-z]+\?$")
+""" "What does the extension provide?": of many extensions, though the page's title has the same word."""
+
+
 def set_in(question: str, where: str) -> str:
     """The question with its setting in front, unless it already names something exact ("In Quickstart, how do I
     ...?"). An acronym alone ("What is DEBUG?") can mean anything anywhere."""
-    if exact_words(re.sub(r"\b[A-Z]{2,}s?\b", "", question)) or "`" in question or not where or len(where.split()) > 6:
+    named = exact_words(re.sub(r"\b[A-Z]{2,}s?\b", "", question)) or "`" in question
+    if named or not where or len(where.split()) > 12:
         return question
-    if set(where.casefold().split()) & set(re.findall(r"[\w.-]{4,}", question.casefold())):
+    shared = {word for word in words(where) if len(word) > 3} & set(words(question))
+    if _ANY_PAGE.fullmatch(where) or (shared and not _BARE.search(question)):
         return question
     lower = question[0].lower() + question[1:]
-    if re.match(r"(?i)(?:how|what|why|where|when|which)\b", where):  # a title that is a clause is no place to be in
+    first = where.split()[0].casefold()
+    if first in _CLAUSE or first in sentences.VERBS or len(where.split()) > 6 or ":" in where:  # no place to be in
         return f'About "{where}": {lower}'
     return f"In {where}, {lower}"
 
@@ -138,7 +155,8 @@ def _of_item(block: Block, chunk: Chunk, heading: str) -> Iterator[Fact]:
     if not match["code"] and len(name.split()) < 2 and not exact_words(name):
         return  # "Solution: ...", "Note: ...": a label, no name
     if (
-        len(what.split()) < 4
+        sentences.HOLLOW.search(f"{what.rstrip('.')}.")
+        or len(what.split()) < 4
         or what.endswith(":")
         or len(what) > 500
         or (block.info == "ordered" and not match["code"])
@@ -155,10 +173,14 @@ def _trimmed(block: Block, text: str) -> Block:
 
 def _named(name: str, what: str, where: str, block: Block, noun: str) -> Fact:
     """ "`name`: what" as a fact; a description that begins with a verb reads on as a sentence."""
-    what = what if what.endswith((".", "!", "?")) else what + "."
+    what = what if what.endswith((".", "!", "?")) else what.rstrip(";,") + "."
+    what = re.sub(r"[;,]\.$", ".", what)
     first = re.match(r"(?:\w+ly )?([\w-]+)", what)
     verb = first.group(1).lower() if first else ""
     label = f"the {noun} {name}" if noun else name
+    if not name.startswith("`") and not noun and _FINITE.search(" ".join(what.split()[:12])):
+        # "**User experience**: coverage is higher": the label is no term that the sentence defines
+        return Fact("statement", name, f"{name}: {what}", "", block.start, block.end)
     if name.startswith("`") and verb.endswith("s") and (verb[:-1] in sentences.VERBS or verb[:-2] in sentences.VERBS):
         question, answer = f"What does {label} do?", f"{name} {what[0].lower()}{what[1:]}"
     elif verb in sentences.VERBS:
@@ -171,49 +193,18 @@ def _named(name: str, what: str, where: str, block: Block, noun: str) -> Fact:
     return Fact("option", name, answer, set_in(question, where), block.start, block.end)
 
 
+_FINITE = re.compile(r"\b(?:is|are|was|were|would|can|will|may|might|should|has|have)\b")
 _NOUNS = {
-    "option": "option",
-    "flag": "flag",
-    "field": "field",
-    "key": "key",
-    "parameter": "parameter",
-    "argument": "argument",
-    "command": "command",
-    "variable": "variable",
-    "environment variable": "environment variable",
-    "setting": "setting",
-    "function": "function",
-    "method": "method",
-    "argument name": "argument",
-    "name": "",
-    "api": "API",
-    "class": "class",
-    "attribute": "attribute",
-    "parameters": "parameter",
-    "options": "option",
-    "property": "property",
-    "target": "target",
-    "file": "file",
+    "option": "option", "flag": "flag", "field": "field", "key": "key", "parameter": "parameter",
+    "argument": "argument", "command": "command", "variable": "variable",
+    "environment variable": "environment variable", "setting": "setting", "function": "function",
+    "method": "method", "argument name": "argument", "name": "", "api": "API", "class": "class",
+    "attribute": "attribute", "parameters": "parameter", "options": "option", "property": "property",
+    "target": "target", "file": "file",
 }
 _ABOUT = {
-    "description",
-    "meaning",
-    "what it does",
-    "what it is",
-    "purpose",
-    "explanation",
-    "note",
-    "notes",
-    "does",
-    "use",
-    "usage",
-    "what",
-    "remarks",
-    "details",
-    "comment",
-    "comments",
-    "why",
-    "effect",
+    "description", "meaning", "what it does", "what it is", "purpose", "explanation", "note", "notes", "does",
+    "use", "usage", "what", "remarks", "details", "comment", "comments", "why", "effect",
 }
 
 
@@ -237,6 +228,7 @@ def _of_row(block: Block, where: str, heading: str) -> Iterator[Fact]:
             or cell in {"-", "\u2013", "\u2014", "n/a", "N/A"}
             or sentences.POINTERS.search(cell)
             or "http" in cell
+            or not re.search(r"[^\W_]", re.sub(r"&#?\w+;", "", cell))
             or len(cell) > 500
         ):
             continue
@@ -284,6 +276,12 @@ def _of_steps(block: Block, chunk: Chunk, heading: str, before: Block | None) ->
     yield Fact("steps", goal, steps, set_in(f"How do I {goal}?", topic(chunk, heading)), block.start, block.end)
 
 
+_NO_GOAL = re.compile(
+    r"\b(?:and|or|the|an?)$|^(?:get|see|view|check) (?:the )?outputs?\b|^(?:replace|change|modify) .*`"
+)
+"""Cut off, or what is shown or changed in the code and not what the code does."""
+
+
 def _of_code(block: Block, chunk: Chunk, heading: str, before: Block | None) -> Iterator[Fact]:
     """A code block with what it is for: the sentence right before it, else an imperative heading."""
     code = block.text.strip("\n")
@@ -304,6 +302,7 @@ def _of_code(block: Block, chunk: Chunk, heading: str, before: Block | None) -> 
         goal is None
         or sentences.POINTERS.search(goal)
         or re.search(r"\b(?:it|this|these|them)\b|^(?:ensure|make sure|check if)\b", goal)
+        or _NO_GOAL.search(goal)
         or re.match(r"\w+ (?:in|on|at|to|from|with|by|of|for|as)\b", goal)  # "set in the training": what is set?
     ):
         return
@@ -329,7 +328,11 @@ def _of_code(block: Block, chunk: Chunk, heading: str, before: Block | None) -> 
 
 def _lead(block: Block, text: str) -> str:
     spans = sentences.split(text, block.start, block.end)
-    return sentences.strip_note(sentences.clean(text[slice(*spans[-1])])).lstrip("-+*0123456789.) ") if spans else ""
+    if not spans:
+        return ""
+    lead = sentences.strip_note(sentences.clean(text[slice(*spans[-1])])).lstrip("-+*0123456789.) ")
+    lead = re.sub(r"^(?:Then|Next|Finally|First|After that|Now),? (?=\w)", "", lead)
+    return lead[:1].upper() + lead[1:]
 
 
 def _goal(lead: str) -> str | None:

@@ -8,196 +8,21 @@ from __future__ import annotations
 
 import re
 
-VERBS = frozenset(
-    [
-        "activate",
-        "add",
-        "adjust",
-        "allocate",
-        "append",
-        "apply",
-        "assign",
-        "attach",
-        "avoid",
-        "benchmark",
-        "build",
-        "cache",
-        "calculate",
-        "call",
-        "change",
-        "check",
-        "choose",
-        "clean",
-        "clear",
-        "clone",
-        "collect",
-        "combine",
-        "commit",
-        "compare",
-        "compile",
-        "compress",
-        "compute",
-        "configure",
-        "connect",
-        "convert",
-        "copy",
-        "create",
-        "customize",
-        "debug",
-        "decide",
-        "declare",
-        "decode",
-        "define",
-        "delete",
-        "deploy",
-        "detect",
-        "disable",
-        "download",
-        "edit",
-        "emit",
-        "enable",
-        "encode",
-        "ensure",
-        "evaluate",
-        "exclude",
-        "execute",
-        "explain",
-        "export",
-        "extend",
-        "extract",
-        "fetch",
-        "filter",
-        "find",
-        "fine-tune",
-        "finetune",
-        "fit",
-        "fix",
-        "force",
-        "format",
-        "generate",
-        "get",
-        "group",
-        "handle",
-        "hide",
-        "import",
-        "improve",
-        "include",
-        "increase",
-        "infer",
-        "initialize",
-        "inspect",
-        "install",
-        "integrate",
-        "invoke",
-        "keep",
-        "launch",
-        "limit",
-        "link",
-        "list",
-        "load",
-        "log",
-        "lower",
-        "make",
-        "manage",
-        "map",
-        "mark",
-        "measure",
-        "merge",
-        "migrate",
-        "modify",
-        "monitor",
-        "mount",
-        "move",
-        "offload",
-        "open",
-        "optimize",
-        "override",
-        "pack",
-        "parse",
-        "pass",
-        "pin",
-        "place",
-        "plan",
-        "prepare",
-        "preserve",
-        "prevent",
-        "print",
-        "profile",
-        "pull",
-        "push",
-        "quantize",
-        "query",
-        "raise",
-        "read",
-        "rebuild",
-        "reduce",
-        "refresh",
-        "register",
-        "reload",
-        "repeat",
-        "remove",
-        "rename",
-        "replace",
-        "report",
-        "reproduce",
-        "request",
-        "reset",
-        "resolve",
-        "restart",
-        "restore",
-        "resume",
-        "retrieve",
-        "return",
-        "reuse",
-        "review",
-        "run",
-        "save",
-        "scale",
-        "search",
-        "select",
-        "send",
-        "serve",
-        "set",
-        "share",
-        "shard",
-        "show",
-        "skip",
-        "sort",
-        "specify",
-        "split",
-        "start",
-        "stop",
-        "store",
-        "stream",
-        "submit",
-        "switch",
-        "sync",
-        "test",
-        "trace",
-        "track",
-        "train",
-        "transfer",
-        "transform",
-        "troubleshoot",
-        "try",
-        "tune",
-        "turn",
-        "uninstall",
-        "unpack",
-        "unset",
-        "update",
-        "upgrade",
-        "upload",
-        "use",
-        "validate",
-        "verify",
-        "view",
-        "visualize",
-        "warm",
-        "wrap",
-        "write",
-    ]
-)
+_VERBS_WORDS = """
+    activate add adjust allocate append apply assign attach avoid benchmark build cache calculate call change
+    check choose clean clear clone collect combine commit compare compile compress compute configure connect
+    convert copy create customize debug decide declare decode define delete deploy detect disable download edit
+    emit enable encode ensure evaluate exclude execute explain export extend extract fetch filter find fine-tune
+    finetune fit fix force format generate get group handle hide import improve include increase infer initialize
+    inspect install integrate invoke keep launch limit link list load log lower make manage map mark measure merge
+    migrate modify monitor mount move offload open optimize override pack parse pass pin place plan prepare
+    preserve prevent print profile pull push quantize query raise read rebuild reduce refresh register reload
+    repeat remove rename replace report reproduce request reset resolve restart restore resume retrieve return
+    reuse review run save scale search select send serve set share shard show skip sort specify split start stop
+    store stream submit switch sync test trace track train transfer transform troubleshoot try tune turn uninstall
+    unpack unset update upgrade upload use validate verify view visualize warm wrap write
+"""
+VERBS = frozenset(_VERBS_WORDS.split())
 """Base forms that begin an instruction or a heading such as "Install the driver"."""
 
 _BOUNDARY = re.compile(r"(?<=[.!?])(?:[\"')*_\]]+)?\s+(?:>\s*)*(?=[\"'(*_`\[]*[A-Z0-9`<])")
@@ -232,6 +57,22 @@ POINTERS = re.compile(
     r"(?:details|information)"
     r"|at the time of writing|stay tuned|coming soon)"
 )
+
+
+HOLLOW = re.compile(
+    r"(?i)\b(?:in section \d|(?:to|in) the (?:example|tips)|been listed|my (?:recent )?PR|is now ready|arXiv|"
+    r"you may already|one is to|you can see|you have (?:known|learned|seen)|the (?:overall )?view is|the same as|"
+    r"the provided|(?:this|these|those|such) (?:\w+ ){0,2}(?:problems?|cases?|examples?|issues?|errors?|packages?|"
+    r"features?|situations?|reasons?)|as (?:explained|mentioned|described|shown) (?:before|above|earlier)|"
+    r"follow (?:the |our |this )?[^,.;]{0,50}\b(?:guides?|docs?|documentation|quickstart|instructions|tutorial)|"
+    r"(?:several|some|various|a few|a number of) (?:\w+ ){0,3}(?:variables|settings|options|steps|things)"
+    r"(?: (?:are|is) (?:required|recommended|needed|or|and|\s)+)*(?:\.|$| before\b))"
+    r"|^(?:suppose|find the|conclusion is|go to|take (?:a look|`?[A-Z])|before moving on|in such|because\b)"
+    r"|^(?:if|when|since|as the) [^,]*(?:, (?:but|and|or)\b[^,]*)?\.$|^replace \S+ with (?:the|your)\b"
+    r"|^(?:when|if|while) \w+ing [^,]*, (?:it|they) |can be found (?:on|at|in) the [^.]*page\b"
+    r"|\bsimilar (?:issues|problems|errors)\b| \|| -\.$"
+)
+"""What a sentence holds that says nothing by itself: it points elsewhere, or promises what its neighbours tell."""
 
 
 def split(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -283,7 +124,7 @@ def stands_alone(sentence: str) -> bool:
         or text.endswith(("...", "etc!"))
     ):
         return False
-    if not re.match(r"[A-Z0-9`\"]", text) or _DANGLING.match(text) or POINTERS.search(text):
+    if not re.match(r"[A-Z0-9`\"]", text) or _DANGLING.match(text) or POINTERS.search(text) or HOLLOW.search(text):
         return False
     if (
         text.count("`") % 2
@@ -324,6 +165,7 @@ def imperative_goal(heading: str) -> str | None:
     text = clean(
         re.sub(r"^(?:(?:step )?\d+[.:)]?(?:\d+[.)]?)*|[IVX]+\.|[A-Z]\.)\s+", "", heading.strip(), flags=re.I)
     ).rstrip(".:!")
+    text = re.sub(r"\s*\((?:optional|recommended|linux|windows)[^)]*\)$|^\(optional\)\s*", "", text, flags=re.I)
     head, _, rest = text.partition(" ")
     low = head.lower()
     if re.match(r"(?i)how to\b", text):

@@ -13,93 +13,22 @@ from dataset_builder.identifiers import exact_words
 from dataset_builder.sentences import VERBS, first_person
 
 _THIRD = {
-    "supports": "support",
-    "requires": "require",
-    "needs": "need",
-    "contains": "contain",
-    "includes": "include",
-    "returns": "return",
-    "provides": "provide",
-    "uses": "use",
-    "takes": "take",
-    "accepts": "accept",
-    "means": "mean",
-    "holds": "hold",
-    "prints": "print",
-    "writes": "write",
-    "reads": "read",
-    "covers": "cover",
-    "depends on": "depend on",
-    "consists of": "consist of",
-    "offers": "offer",
-    "stores": "store",
-    "produces": "produce",
-    "expects": "expect",
-    "ships": "ship",
-    "shows": "show",
-    "says": "say",
-    "lists": "list",
-    "describes": "describe",
-    "represents": "represent",
-    "specifies": "specify",
-    "indicates": "indicate",
-    "controls": "control",
-    "defines": "define",
-    "determines": "determine",
-    "decides": "decide",
+    "supports": "support", "requires": "require", "needs": "need", "contains": "contain", "includes": "include",
+    "returns": "return", "provides": "provide", "uses": "use", "takes": "take", "accepts": "accept",
+    "means": "mean", "holds": "hold", "prints": "print", "writes": "write", "reads": "read", "covers": "cover",
+    "depends on": "depend on", "consists of": "consist of", "offers": "offer", "stores": "store",
+    "produces": "produce", "expects": "expect", "ships": "ship", "shows": "show", "says": "say", "lists": "list",
+    "describes": "describe", "represents": "represent", "specifies": "specify", "indicates": "indicate",
+    "controls": "control", "defines": "define", "determines": "determine", "decides": "decide",
     "replaces": "replace",
 }
-_DOES = {
-    "enables",
-    "allows",
-    "lets",
-    "makes",
-    "adds",
-    "creates",
-    "helps",
-    "sets",
-    "runs",
-    "starts",
-    "stops",
-    "builds",
-    "checks",
-    "converts",
-    "turns",
-    "keeps",
-    "loads",
-    "saves",
-    "removes",
-    "reduces",
-    "improves",
-    "optimizes",
-    "applies",
-    "generates",
-    "installs",
-    "downloads",
-    "serves",
-    "implements",
-    "extends",
-    "handles",
-    "manages",
-    "exports",
-    "splits",
-    "computes",
-    "measures",
-    "groups",
-    "asks",
-    "gives",
-    "counts",
-    "refuses",
-    "drops",
-    "trains",
-    "compiles",
-    "launches",
-    "performs",
-    "executes",
-    "selects",
-    "chooses",
-    "brings",
-}
+_DOES_WORDS = """
+    enables allows lets makes adds creates helps sets runs starts stops builds checks converts turns keeps loads
+    saves removes reduces improves optimizes applies generates installs downloads serves implements extends
+    handles manages exports splits computes measures groups asks gives counts refuses drops trains compiles
+    launches performs executes selects chooses brings
+"""
+_DOES = frozenset(_DOES_WORDS.split())
 _VERB_FORMS = "|".join(sorted((*_THIRD, *_DOES), key=len, reverse=True))
 
 
@@ -163,17 +92,22 @@ def _condition(sentence: str) -> Reading | None:
         return None
     if re.match(r"you(?:'re| are) (?:\w+ing)\b", match["case"]):
         return None  # "If you are developing an application": everybody is
+    if re.match(r"(?:you are an? [\w ]{0,20}(?:user|developer)|we)\b", match["case"]):
+        return None  # who asks is no case
+    if match["word"] == "If" and re.match(r"\w+ing\b", match["case"]):
+        return None  # "If setting `x=0`": a clause without a subject
     if len(match["case"].split()) < 2 or re.match(r"[a-z]+ed\b", match["case"]):
         return None  # "Once finished"
     if match["case"].split()[0] in VERBS:
         return None  # "When import a tensor": a clause without a subject makes no question
     rest = re.sub(r"^(?:then |please |simply |just )+", "", match["rest"])
-    if re.match(r"(?:but|and|or|which|so|if|when)\b", rest):
+    if re.match(r"(?:but|and|or|which|so|if|when|is|are)\b", rest):
         return None
     asks_to_act = (
         re.match(
             r"(?:you (?:also )?(?:can|could|should|need|must|may|have)|it is (?:required|recommended|advised)|"
-            r"we (?:also )?(?:recommend|suggest)|set|try|make sure|consider|file|do not|don't|be sure|"
+            r"we (?:also )?(?:recommend|suggest)|the (?:\w+ ){0,2}solution|set|try|"
+            r"make sure|consider|file|do not|don't|be sure|"
             r"restart|reboot|follow|refer|ignore)\b",
             rest,
         )
@@ -282,88 +216,33 @@ _NOT_A_NAME = re.compile(
 )
 """Words that begin a clause or a predicate."""
 
+_NO_START_WORDS = """
+    to by for in on at with from as after before once while because since each every any all both two three four
+    some several many most more these those currently now there what how why nothing everything something no under
+    without
+"""
+_NO_START = frozenset(_NO_START_WORDS.split())
+_NO_CORE_WORDS = """
+    goal reason idea result problem first second last next only main same purpose other one number rest answer way
+    point difference above following output example
+"""
+_NO_CORE = frozenset(_NO_CORE_WORDS.split())
+
 
 def _vague(subject: str) -> bool:
     """A subject that names nothing by itself, or is no noun phrase at all."""
     low = subject.casefold()
     tokens = low.split()
-    if len(tokens) > 7 or _NOT_A_NAME.search(low):
+    if len(tokens) > 7 or _NOT_A_NAME.search(low) or "by default" in low:
         return True
+    if len(tokens) > 1 and tokens[0].endswith("ing") and VERBS & {tokens[0][:-3], tokens[0][:-3] + "e", tokens[0][:-4]}:
+        return True  # "What is defining the config?"
     if tokens[0] in VERBS and subject[0].isupper() and "`" not in subject and len(tokens) > 1:
         return True
-    if tokens[0] in {
-        "to",
-        "by",
-        "for",
-        "in",
-        "on",
-        "at",
-        "with",
-        "from",
-        "as",
-        "after",
-        "before",
-        "once",
-        "while",
-        "because",
-        "since",
-        "each",
-        "every",
-        "any",
-        "all",
-        "both",
-        "two",
-        "three",
-        "four",
-        "some",
-        "several",
-        "many",
-        "most",
-        "more",
-        "these",
-        "those",
-        "currently",
-        "now",
-        "there",
-        "what",
-        "how",
-        "why",
-        "nothing",
-        "everything",
-        "something",
-        "no",
-        "under",
-        "without",
-    }:
+    if tokens[0] in _NO_START:
         return True
     core = [token for token in tokens if token not in {"the", "a", "an"}]
-    return not core or core[0] in {
-        "goal",
-        "reason",
-        "idea",
-        "result",
-        "problem",
-        "first",
-        "second",
-        "last",
-        "next",
-        "only",
-        "main",
-        "same",
-        "purpose",
-        "other",
-        "one",
-        "number",
-        "rest",
-        "answer",
-        "way",
-        "point",
-        "difference",
-        "above",
-        "following",
-        "output",
-        "example",
-    }
+    return not core or core[0] in _NO_CORE
 
 
 def _inside(subject: str) -> str:

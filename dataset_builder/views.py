@@ -17,6 +17,11 @@ from dataclasses import dataclass
 from dataset_builder.facts import topic
 from dataset_builder.identifiers import exact_words, words
 from dataset_builder.rows import Grounded, digest
+from dataset_builder.sentences import VERBS
+from dataset_builder.wording import content_stems
+
+MIN_START_WORDS = 4
+"""Content words (or one exact word) without which nobody could guess how a statement goes on."""
 
 View = tuple[str, str, str]
 """(name, question, answer)."""
@@ -178,6 +183,8 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
     answer = grounded.pair.answer
     if "\n" in answer or not 40 <= len(answer) <= 260:
         return
+    if re.search(r"(?i)\bplease\b", answer) or answer.split()[0].casefold() in VERBS:
+        return  # an instruction is neither true nor false
     if int(digest(grounded.pair.id, "claim"), 16) % 2:
         yield "true-false", f"True or false? {answer}", f"True. {answer}"
     elif wrong := _falsified(
@@ -200,6 +207,9 @@ def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
             and name not in grounded.pair.quote
             and name.casefold() not in {"none", "true", "false", "auto", "null"}
         ]
+        opposite = {"true": "false", "false": "true"}.get(names[0].casefold())
+        if opposite:
+            return answer.replace(names[0], opposite.capitalize() if names[0][0].isupper() else opposite)
         if others:
             return answer.replace(names[0], others[int(digest(grounded.pair.id, "name"), 16) % len(others)])
     # after a small word a number counts or measures; after a capital, or "stage", it is part of a name ("Gemma 2")
@@ -216,6 +226,8 @@ def _shape(name: str) -> str:
         re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", name)))[:2]
         + ("." if "." in name else "")
         + ("/" if "/" in name else "")
+        + ("=" if "=" in name else "")
+        + ("(" if "(" in name else "")
     )
 
 
@@ -232,8 +244,9 @@ def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
     ):
         cut += 1
     start = " ".join(tokens[:cut])
-    if start.count("`") % 2 == 0 and len(words(start)) >= 4:
-        yield "completion", f'Complete this statement about {where}: "{start} ..."', answer
+    told = exact_words(start) or len(content_stems(start)) >= MIN_START_WORDS
+    if start.count("`") % 2 == 0 and len(words(start)) >= 4 and told:
+        yield "completion", f'Complete this statement from "{where}": "{start} ..."', answer
 
 
 def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
@@ -253,16 +266,23 @@ def terse(grounded: Grounded, _: Corpus) -> Iterator[View]:
         short = short.removeprefix("to ")
     if where and len(short.split()) < 2:
         short = f"{short}, {where}"
+    if re.search(r"(?i)\bdo\b", short) and not question.startswith("How"):
+        return  # "What does X do to improve ...?": what is left is no phrase
     if 1 <= len(short.split()) <= 14 and short.casefold() != question.rstrip("?").casefold():
         prefix = {"how do": "how to ", "how ca": "how to "}.get(question[:6].casefold(), "")
         setting = f"{where}: " if where and len(where.split()) <= 4 and where.casefold() not in short.casefold() else ""
         yield "terse", f"{setting}{prefix}{short}", grounded.pair.answer
 
 
+def _titled(where: str) -> str:
+    """A title that is a phrase of its own ("Run Dify on Intel GPU") in quotation marks."""
+    return f'"{where}"' if where.split()[0].casefold() in VERBS or len(where.split()) > 4 else f"about {where}"
+
+
 def novice(grounded: Grounded, _: Corpus) -> Iterator[View]:
     where = topic(grounded.chunk)
     if where and where.casefold() not in grounded.pair.question.casefold():
-        yield "novice", f"I am new to this and reading about {where}. {grounded.pair.question}", grounded.pair.answer
+        yield "novice", f"I am new to this and reading {_titled(where)}. {grounded.pair.question}", grounded.pair.answer
     else:
         yield "novice", f"I am new to this, please help. {grounded.pair.question}", grounded.pair.answer
 

@@ -10,115 +10,15 @@ from dataset_builder.facts import Fact, topic
 from dataset_builder.identifiers import exact_words, missing_words, words
 from dataset_builder.rows import Chunk
 
-_ASKING = frozenset(
-    [
-        "what",
-        "which",
-        "how",
-        "when",
-        "where",
-        "why",
-        "who",
-        "whom",
-        "does",
-        "do",
-        "did",
-        "is",
-        "are",
-        "was",
-        "were",
-        "can",
-        "could",
-        "should",
-        "would",
-        "will",
-        "may",
-        "might",
-        "has",
-        "have",
-        "had",
-        "i",
-        "my",
-        "me",
-        "you",
-        "your",
-        "the",
-        "a",
-        "an",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "for",
-        "from",
-        "by",
-        "with",
-        "as",
-        "if",
-        "it",
-        "its",
-        "this",
-        "that",
-        "be",
-        "been",
-        "being",
-        "and",
-        "or",
-        "not",
-        "than",
-        "then",
-        "there",
-        "their",
-        "they",
-        "use",
-        "used",
-        "using",
-        "value",
-        "default",
-        "purpose",
-        "happen",
-        "happens",
-        "need",
-        "needs",
-        "mean",
-        "means",
-        "effect",
-        "affect",
-        "option",
-        "setting",
-        "command",
-        "way",
-        "difference",
-        "get",
-        "make",
-        "one",
-        "work",
-        "works",
-        "kind",
-        "type",
-        "name",
-        "called",
-        "many",
-        "much",
-        "long",
-        "often",
-        "call",
-        "into",
-        "first",
-        "new",
-        "also",
-        "only",
-        "about",
-        "main",
-        "set",
-        "given",
-        "supported",
-        "possible",
-        "best",
-    ]
-)
-_YES_NO = re.compile(r"(?i)^(?:is|are|was|were|do|does|did|can|could|should|will|would|has|have|may|must)\b")
+_ASKING_WORDS = """
+    what which how when where why who whom does do did is are was were can could should would will may might has
+    have had i my me you your the a an of to in on at for from by with as if it its this that be been being and or
+    not than then there their they use used using value default purpose happen happens need needs mean means
+    effect affect option setting command way difference get make one work works kind type name called many much
+    long often call into first new also only about main set given supported possible best
+"""
+ASKING = frozenset(_ASKING_WORDS.split())
+YES_NO = re.compile(r"(?i)^(?:is|are|was|were|do|does|did|can|could|should|will|would|has|have|may|must)\b")
 _WHY = re.compile(
     r"(?i)\b(?:because|since|so that|so|due to|to|avoid|for|as|in order|therefore|reason|otherwise|if|which|"
     r"allow\w*|enabl\w*|faster)\b"
@@ -150,13 +50,13 @@ def wording_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
     problem = question_problem(question)
     if problem is not None:
         return problem
-    if _YES_NO.match(question):
+    if YES_NO.match(question):
         return "a yes/no question"
     source = grounds(chunk)
     if missing_words(question, source):
         return "question names what the source does not"
     low = question.casefold()
-    asked = [stem(word) for word in words(question) if word not in _ASKING]
+    asked = [stem(word) for word in words(question) if word not in ASKING]
     told = {stem(word) for word in words(fact.answer + " " + fact.subject + " " + topic(chunk))}
     foreign = [word for word in asked if word not in told]
     if foreign:
@@ -178,9 +78,9 @@ def wording_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
         return "question is not one, or asks for nothing"
     if "difference" in low and not re.search(r"(?i)\b(?:than|differ\w*|while|whereas|unlike|instead)\b", fact.answer):
         return "question asks for a comparison the sentence does not make"
-    if len({stem(word) for word in words(fact.answer)} - set(asked)) < 4 or _copied(question, fact.answer) > 9:
+    if len({stem(word) for word in words(fact.answer)} - set(asked)) < 4 or copied(question, fact.answer) > 9:
         return "question gives the answer away"
-    return _unasked(low, fact.answer)
+    return unasked(low, fact.answer)
 
 
 def _beside_the_subject(question: str, fact: Fact, asked: set[str]) -> str | None:
@@ -205,7 +105,7 @@ def _beside_the_subject(question: str, fact: Fact, asked: set[str]) -> str | Non
     return None
 
 
-def _unasked(low: str, answer: str) -> str | None:
+def unasked(low: str, answer: str) -> str | None:
     """Whether the sentence holds the kind of thing that the question word asks for."""
     checks: Iterable[tuple[str, re.Pattern[str], str]] = (
         (r"\bwhy\b", _WHY, "a reason"),
@@ -227,7 +127,7 @@ def _unasked(low: str, answer: str) -> str | None:
     return None
 
 
-def _copied(question: str, answer: str) -> int:
+def copied(question: str, answer: str) -> int:
     """Longest run of words that question and answer share."""
     from difflib import SequenceMatcher
 
@@ -245,4 +145,4 @@ def stem(word: str) -> str:
 
 def content_stems(text: str) -> set[str]:
     """Stems of the words that carry meaning."""
-    return {stem(word) for word in words(text) if word not in _ASKING and len(word) > 2}
+    return {stem(word) for word in words(text) if word not in ASKING and len(word) > 2}
