@@ -95,7 +95,7 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (r"What is (?P<x>.+) for\?$", ("Which purpose does {x} serve?", "What do people use {x} for?")),
     (
-        r"What (?P<v>is|are) (?P<x>.+)\?$",
+        r"What (?P<v>is|are) (?P<x>(?!not\b|\w+ed\b|set\b|done\b)(?:\S+ ){0,7}\S+)\?$",
         ("Can you say what {x} {v}?", "What is meant by {x}?", "How would you describe {x}?"),
     ),
     (r"What happens to (?P<x>.+)\?$", ("What becomes of {x}?", "How is {x} dealt with?")),
@@ -183,8 +183,10 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
     answer = grounded.pair.answer
     if "\n" in answer or not 40 <= len(answer) <= 260:
         return
-    if re.search(r"(?i)\bplease\b", answer) or answer.split()[0].casefold() in VERBS:
-        return  # an instruction is neither true nor false
+    clause = re.match(r"(?:If|When|Once) [^,]+, (\w+)", answer)
+    begins = (clause[1] if clause else answer.split()[0]).casefold()
+    if begins in {*VERBS, "ask"} or re.search(r"(?i)\bplease\b", answer) or re.match(r"\S+(?: \S+){0,3}: ", answer):
+        return  # neither an instruction nor "name: what it is" is true or false
     if int(digest(grounded.pair.id, "claim"), 16) % 2:
         yield "true-false", f"True or false? {answer}", f"True. {answer}"
     elif wrong := _falsified(
@@ -245,6 +247,7 @@ def completion(grounded: Grounded, _: Corpus) -> Iterator[View]:
         cut += 1
     start = " ".join(tokens[:cut])
     told = exact_words(start) or len(content_stems(start)) >= MIN_START_WORDS
+    told = told and re.search(r"\b[a-z]{4,}\b", re.sub(r"`[^`]*`|\b(?:from|with|that)\b", "", start))
     if start.count("`") % 2 == 0 and len(words(start)) >= 4 and told:
         yield "completion", f'Complete this statement from "{where}": "{start} ..."', answer
 

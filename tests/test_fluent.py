@@ -7,6 +7,7 @@ from dataset_builder.chunks import chunk
 from dataset_builder.facts import Fact, set_in
 from dataset_builder.fluent import fluent_problem, placed
 from dataset_builder.materials import document
+from dataset_builder.rows import Grounded, Pair
 
 TEXT = """# Run Dinghy on Quay server
 
@@ -119,3 +120,39 @@ def test_sentences_that_tell_are_facts(text):
 def test_a_view_names_a_page_by_its_title():
     assert views._titled("Run Dinghy on Quay server") == '"Run Dinghy on Quay server"'
     assert views._titled("Quay server") == "about Quay server"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What should I do if the disk is full?", "If the disk is full of old files, remove them by hand."),
+        ("What is `depth`?", "`depth`: The number of the folders that the server goes down to."),
+        ("What should I change?", "Please change the port of the server before the second start."),
+    ],
+)
+def test_an_instruction_or_an_entry_is_neither_true_nor_false(question, answer):
+    one = page()
+    for number in range(20):
+        pair = Pair(f"{number:016x}", one.id, question, answer, answer, 0, 10, "statement")
+        assert not list(views.true_false(Grounded(pair, one, "model", (), ""), views.corpus([one])))
+
+
+def test_a_statement_is_completed_only_from_a_start_that_tells():
+    one = page()
+
+    def starts(answer):
+        pair = Pair("0" * 16, one.id, "What is it?", answer, answer, 0, 10, "statement")
+        made = views.completion(Grounded(pair, one, "model", (), ""), views.corpus([one]))
+        return [question for _, question, _ in made]
+
+    assert starts(LISTS) == [
+        'Complete this statement from "Run Dinghy on Quay server": '
+        '"The environment variable QUAY_LISTS determines the ..."'
+    ]
+    assert starts("For convenience, we have provided a script that starts the server and its clients.") == []
+    assert starts("Quay Extension for Dinghy is licensed under Apache License Version 2.0.") == []
+
+
+def test_a_question_without_a_thing_has_no_other_grammar():
+    assert list(views.rewordings("What is not supported by the card?")) == []
+    assert "What is meant by a ledger?" in list(views.rewordings("What is a ledger?"))
