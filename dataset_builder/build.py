@@ -267,7 +267,7 @@ def _short_evals(made, dataset: Dataset) -> tuple[str, ...]:
 def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Dropped], spent, short: Sequence[str],
            since: Sequence[str], work: _Work, tokenizer: Path | None) -> None:  # fmt: skip
     """All files, each whole or not at all, the lock last; what is written is read back and must be trainable."""
-    from dataset_builder import card, coverage, lengths, table
+    from dataset_builder import card, coverage, lengths, places, table
     from dataset_builder.materials import write_whole
 
     tokens = lengths.lengths(made.train, tokenizer)
@@ -281,6 +281,7 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
         "coverage.md": coverage.coverage_text(
             asked.sections, asked.pairs, asked.dropped, work.chunks, dataset.pairs.unique, dataset.seed
         ),
+        "evidence.jsonl": places.evidence_text(asked.pairs, work.documents, place.root),
         "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),
     }
     (place.folder / LOCK).unlink(missing_ok=True)
