@@ -47,7 +47,7 @@ _HOW_ANSWERED = re.compile(
 )
 _WHAT_IS = re.compile(r"(?i)what (?P<be>is|are|was|were) (?P<core>.+)\?$")
 _USED_FOR = re.compile(
-    r"(?i)\b(?:purpose|used|designed|intended|needed|required|necessary|meant|support(?:ed)?)\b|"
+    r"(?i)\b(?:purpose|used|designed|intended|needed|required|necessary|meant|supported)\b|"
     r"^(?:\w+ed|set|done|made|built|run|kept|put|written)\b"
 )
 _DEFINES = re.compile(

@@ -20,6 +20,8 @@ from dataset_builder.rows import Grounded, digest
 from dataset_builder.sentences import VERBS
 from dataset_builder.wording import content_stems
 
+MIN_SAID_WORDS = 3
+"""Content words that what is said of a thing has, if one shall find the thing by it ("is the new release" has 2)."""
 MIN_START_WORDS = 4
 """Content words (or one exact word) without which nobody could guess how a statement goes on."""
 
@@ -113,23 +115,22 @@ _PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def rewordings(question: str) -> Iterator[str]:
     """The question in other grammar; a setting in front ("In X, ...") moves to the end."""
-    setting, core = "", question
+    setting, core, where = "", question, ""
     match = re.match(
         r"(?:In (?P<where>[^,?]{2,60})|About \"(?P<title>[^\"?]+)\")[,:] (?P<core>(?:what|how|which)\b.+)$", question
     )
     if match:
-        setting, core = match["where"] or match["title"], match["core"][0].upper() + match["core"][1:]
+        where = match["where"]
+        setting, core = where or match["title"], match["core"][0].upper() + match["core"][1:]
         yield f"{core.rstrip('?')} in {setting}?" if match["where"] else f"{core} (about: {setting})"
     for pattern, templates in _PATTERNS:
         match = re.match(pattern, core)
         if match:
             for template in templates:
                 text = template.format(**match.groupdict())
-                text = (
-                    f"In {setting}, {text[0].lower() + text[1:] if not text.startswith('I ') else text}"
-                    if setting
-                    else text
-                )
+                if setting:
+                    lower = text if text.startswith("I ") else text[0].lower() + text[1:]
+                    text = f"In {setting}, {lower}" if where else f'About "{setting}": {lower}'
                 yield text[0].upper() + text[1:]
             return
 
@@ -164,7 +165,7 @@ def reversed_view(grounded: Grounded, _: Corpus) -> Iterator[View]:
             f"{what} is {match['what']}?" if what else f"Which term is described as {match['what']}?",
             answer,
         )
-    elif re.match(r"[a-z]+s (?!is\b|are\b).{8,160}$", said):
+    elif re.match(r"[a-z]+s (?!is\b|are\b).{8,160}$", said) and len(content_stems(said)) >= MIN_SAID_WORDS:
         yield "reversed", f"{what or 'What'} {said}?", answer
     elif rest.startswith(": ") and 4 <= len(rest.split()) <= 22:
         kind = "option" if "`" in subject else "item"
@@ -187,11 +188,12 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
     begins = (clause[1] if clause else answer.split()[0]).casefold()
     if begins in {*VERBS, "ask"} or re.search(r"(?i)\bplease\b", answer) or re.match(r"\S+(?: \S+){0,3}: ", answer):
         return  # neither an instruction nor "name: what it is" is true or false
+    wrong = _falsified(answer, grounded, known)
+    if wrong is None:
+        return  # claims of which none could be false would make "True" the safe guess
     if int(digest(grounded.pair.id, "claim"), 16) % 2:
         yield "true-false", f"True or false? {answer}", f"True. {answer}"
-    elif wrong := _falsified(
-        answer, grounded, known
-    ):  # where none can be made there is no row, or "True" would be the safe guess
+    else:
         yield "true-false", f"True or false? {wrong}", f"False. {answer}"
 
 

@@ -156,3 +156,29 @@ def test_a_statement_is_completed_only_from_a_start_that_tells():
 def test_a_question_without_a_thing_has_no_other_grammar():
     assert list(views.rewordings("What is not supported by the card?")) == []
     assert "What is meant by a ledger?" in list(views.rewordings("What is a ledger?"))
+
+
+def test_a_claim_is_made_only_where_it_could_be_false_and_half_of_them_are():
+    one = page()
+    count = {"True": 0, "False": 0}
+    for number in range(200):
+        answer = "The server keeps at most 12 ledgers of old clients open."
+        pair = Pair(f"{number:016x}", one.id, "How many ledgers?", answer, answer, 0, 10, "statement")
+        for _, _, said in views.true_false(Grounded(pair, one, "model", (), ""), views.corpus([one])):
+            count[said.partition(".")[0]] += 1
+        plain = Pair(f"{number:016x}", one.id, "What is Dinghy?", PLATFORM, PLATFORM, 0, 10, "statement")
+        assert not list(views.true_false(Grounded(plain, one, "model", (), ""), views.corpus([one])))
+    assert sum(count.values()) == 200 and min(count.values()) > 70
+
+
+def test_what_is_said_of_many_things_finds_none():
+    one = page()
+    answer = "Quay v2 is the new release which supports two more cards."
+    pair = Pair("0" * 16, one.id, "What is Quay v2?", answer, answer, 0, 10, "definition")
+    assert not list(views.reversed_view(Grounded(pair, one, "model", (), "Quay v2"), views.corpus([one])))
+
+
+def test_a_quoted_title_stays_quoted_in_other_grammar():
+    found = list(views.rewordings('About "Run Dinghy on Quay server": how do I stop it all?'))
+    assert 'About "Run Dinghy on Quay server": how can I stop it all?' in found
+    assert not any(one.startswith("In Run") for one in found)
