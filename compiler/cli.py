@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": "What a field, a GPU or a model is, or why not another value.",
     "schema": "JSON Schema of a recipe, for editors.",
     "verify": "Trace one real training step without a GPU; compare with the plan.",
+    "proof": "What training will learn of the dataset, by Axolotl's own loader.",
     "eval": "Before/after on the held-out questions.",
     "calibrate": "Keep what a run really took; later plans lean on it.",
     "export": "Merge, GGUF, Ollama Modelfile.",

@@ -1,0 +1,205 @@
+"""The train-ready proof: the tables of a recipe read by Axolotl itself, and what training will learn of them.
+
+Nothing here knows how Axolotl tokenises. The generated config's own keys about tokens and data are handed to `axolotl
+preprocess`, the rows that it made are read back, and each is held against the row of the CSV that it should be.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import yaml
+
+from compiler.problems import WorldProblem
+
+DATA_KEYS = (
+    "base_model", "tokenizer_config", "tokenizer_type", "trust_remote_code", "chat_template", "chat_template_jinja",
+    "eot_tokens", "special_tokens", "tokens", "sequence_len", "excess_length_strategy", "train_on_inputs", "seed",
+)  # fmt: skip
+"""Keys of axolotl.yaml that decide what becomes of a row, beside the tables themselves."""
+MINIMUM = {
+    "micro_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1, "learning_rate": 1e-4,
+    "optimizer": "adamw_torch", "val_set_size": 0, "sample_packing": False, "bf16": False, "fp16": False, "tf32": False,
+    "lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False,
+}  # fmt: skip
+"""What Axolotl wants of any config; none of it touches a row."""
+IGNORED = -100
+"""Label of a token that is not learnt (torch's cross-entropy)."""
+TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """One row as Axolotl prepared it."""
+
+    tokens: int
+    learnt_tokens: int
+    answer: str
+    """The learnt tokens as text, without the end of turn."""
+    ended: bool
+    """The last learnt token is an end of turn, and no other is."""
+    whole: bool
+    """The learnt tokens are one run and equal the input there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What Axolotl made of the tables. Lengths are tokens."""
+
+    files: tuple[str, ...]
+    rows: int
+    """In the CSV files."""
+    prepared: int
+    lengths: tuple[int, ...]
+    """Ascending."""
+    learnt_share: float
+    """Learnt tokens of all tokens."""
+    sequence_len: int
+    ended: int
+    whole: int
+    changed: tuple[str, ...]
+    """Answers of the CSV that no prepared row has to the letter, those of dropped rows among them."""
+    foreign: tuple[str, ...]
+    """Learnt texts that are no answer of the CSV."""
+
+    @property
+    def dropped(self) -> int:
+        return self.rows - self.prepared
+
+    @property
+    def holds(self) -> bool:
+        """Every row is there, learns its whole answer and its end of turn, and nothing else."""
+        return not self.changed and not self.foreign and self.rows == self.prepared == self.ended == self.whole
+
+
+def prove(config: Path) -> Proof:
+    """Read the tables that `config` (a generated axolotl.yaml) names through Axolotl.
+
+    Paths in it are relative to the current directory. Raises WorldProblem where the config, a table, Axolotl or the
+    tokenizer is missing, or Axolotl refuses the data.
+    """
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WorldProblem(f"{config} does not exist", fix="run `recipe build` first") from error
+    tables = [*settings["datasets"], *(settings.get("test_datasets") or [])]
+    answers = Counter(answer for table in tables for answer in _answers(Path(table["path"])))
+    with tempfile.TemporaryDirectory(prefix="recipe-proof-") as folder:
+        _preprocess(settings, tables, Path(folder))
+        rows = list(_prepared(Path(folder, "prepared"), settings))
+    return _proof([table["path"] for table in tables], answers, rows, settings["sequence_len"])
+
+
+def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequence_len: int) -> Proof:
+    said = Counter(row.answer for row in rows)
+    tokens = sum(row.tokens for row in rows)
+    return Proof(
+        files=tuple(files),
+        rows=answers.total(),
+        prepared=len(rows),
+        lengths=tuple(sorted(row.tokens for row in rows)),
+        learnt_share=sum(row.learnt_tokens for row in rows) / tokens if tokens else 0.0,
+        sequence_len=sequence_len,
+        ended=sum(row.ended for row in rows),
+        whole=sum(row.whole for row in rows),
+        changed=tuple((answers - said).elements()),
+        foreign=tuple((said - answers).elements()),
+    )
+
+
+def _answers(path: Path) -> Iterator[str]:
+    """The last message of every row. Raises WorldProblem where the table cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                yield json.loads(row["messages"])[-1]["content"]
+    except FileNotFoundError as error:
+        raise WorldProblem(f"{path} does not exist", fix="run `recipe data`, then `recipe build`") from error
+    except (KeyError, ValueError, TypeError, IndexError, csv.Error) as error:
+        raise WorldProblem(f"{path} is no table of ours: {error}", fix="run `recipe data` again") from error
+
+
+def _preprocess(settings: Mapping, tables: list[dict], folder: Path) -> None:
+    """`axolotl preprocess` over all tables as one. Raises WorldProblem with the end of its output."""
+    kept = {key: settings[key] for key in DATA_KEYS if key in settings}
+    asked = MINIMUM | kept | {"datasets": tables, "dataset_prepared_path": str(folder / "prepared"),
+                              "output_dir": str(folder / "output")}  # fmt: skip
+    path = folder / "proof.yaml"
+    path.write_text(yaml.safe_dump(asked, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    program = Path(sys.executable).parent / "axolotl"
+    if not program.is_file():
+        raise WorldProblem("axolotl is not installed here", fix="run `make setup`, or install the extra `train`")
+    done = subprocess.run(
+        [str(program), "preprocess", str(path)], text=True, errors="replace", timeout=TIMEOUT_S,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "AXOLOTL_DO_NOT_TRACK": "1"},
+    )  # fmt: skip
+    if done.returncode:
+        end = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise WorldProblem(
+            f"axolotl preprocess ended with status {done.returncode}; its last lines:\n{end}",
+            fix="mend what they name; the tokenizer has to be on this machine, or a network to fetch it",
+        )
+
+
+def _prepared(folder: Path, settings: Mapping) -> Iterator[Learnt]:
+    """The rows that Axolotl wrote, read with the tokenizer of the base model."""
+    from datasets import load_from_disk
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(settings["base_model"])
+    ends = set(tokenizer.convert_tokens_to_ids(list(settings.get("eot_tokens") or [tokenizer.eos_token])))
+    for state in sorted(folder.rglob("state.json")):
+        for row in load_from_disk(str(state.parent)):
+            yield learnt(row["input_ids"], row["labels"], ends, tokenizer.decode)
+
+
+def learnt(input_ids: list[int], labels: list[int], ends: set[int], decode) -> Learnt:
+    """One prepared row. `ends`: ids of end-of-turn tokens; `decode`: ids -> text."""
+    places = [place for place, label in enumerate(labels) if label != IGNORED]
+    tokens = [labels[place] for place in places]
+    # templates put a line end behind the end of turn, which is learnt with it
+    last = max((place for place, token in enumerate(tokens) if token in ends), default=None)
+    ended = last is not None and not decode(tokens[last + 1 :]).strip() and not ends & set(tokens[:last])
+    one_run = bool(places) and places[-1] - places[0] == len(places) - 1
+    same = all(input_ids[place] == token for place, token in zip(places, tokens, strict=True))
+    return Learnt(len(input_ids), len(tokens), decode(tokens[:last]), ended, one_run and same)
+
+
+def report(proof: Proof) -> list[str]:
+    """The proof in lines."""
+    lines = [
+        f"tables       {', '.join(proof.files)}",
+        f"rows         {proof.rows:,} in the tables, {proof.prepared:,} after Axolotl, {proof.dropped:,} dropped "
+        f"(sequence_len {proof.sequence_len:,})",
+    ]
+    if proof.lengths:
+        high = proof.lengths[min(len(proof.lengths) - 1, len(proof.lengths) * 99 // 100)]
+        lines.append(
+            f"tokens       {proof.lengths[0]:,} to {proof.lengths[-1]:,} a row, mean {mean(proof.lengths):.1f}, "
+            f"99 % at most {high:,}"
+        )
+    lines += [
+        f"learnt       {proof.learnt_share:.1%} of the tokens; one run that equals the input in {proof.whole:,} of "
+        f"{proof.prepared:,} rows",
+        f"end of turn  learnt, once and last, in {proof.ended:,} of {proof.prepared:,} rows",
+        f"round trip   {proof.rows - len(proof.changed):,} of {proof.rows:,} answers are learnt as the table has them, "
+        "character by character",
+    ]
+    lines += [f"  not so: {_short(text)}" for text in proof.changed[:5]]
+    lines += [f"  learnt, and in no table: {_short(text)}" for text in proof.foreign[:5]]
+    lines.append("train-ready" if proof.holds else "NOT train-ready")
+    return lines
+
+
+def _short(text: str) -> str:
+    return json.dumps(text if len(text) <= 160 else text[:157] + "...", ensure_ascii=False)
