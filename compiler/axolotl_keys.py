@@ -53,6 +53,8 @@ STATED_AS = {
     "lora_o_kernel": "training.lora_kernels",
     "lora_embedding_kernel": "training.lora_kernels",
     "deepspeed": "training.zero_stage",
+    "fsdp_config": "training.fsdp",
+    "fsdp_version": "training.fsdp",
     "neftune_noise_alpha": "training.neftune_alpha",
     "eval_steps": "training.eval_every",
     "eval_strategy": "training.eval_every",
@@ -92,9 +94,7 @@ OWNED = {
 """Keys that the compiler must write itself, with what they hold."""
 
 REFUSED = {
-    "fsdp": "Axolotl takes it beside DeepSpeed without a word and fails later; shard with `training.zero_stage`",
-    "fsdp_config": "it is not planned, and clashes with DeepSpeed; shard with `training.zero_stage`",
-    "fsdp_version": "it is not planned, and clashes with DeepSpeed; shard with `training.zero_stage`",
+    "fsdp": "it is FSDP1, which Axolotl removes next; `training.fsdp` shards with FSDP2",
     "max_packed_sequence_len": "Axolotl removed it; `training.sequence_len` and `training.sample_packing` say the same",
     "rope_scaling": "Axolotl removed it; use `overrides_of_model_config`",
     "s2_attention": "Axolotl removed it; state `training.attention`",

@@ -25,6 +25,8 @@ SYNONYMS = {
     "target_modules": "lora_targets",
     "dropout": "lora_dropout",
     "zero": "zero_stage",
+    "fsdp_version": "fsdp",
+    "fsdp_config": "fsdp",
     "packing": "sample_packing",
     "loss": "cross_entropy",
     "report_to": "logging",

@@ -131,6 +131,19 @@ def zero_devices(facts: Facts) -> Iterator[Complaint]:
             yield facts.complain("zero_stage", message, "write 0 or `auto`, or `offload: optimizer`")
 
 
+def fsdp_devices(facts: Facts) -> Iterator[Complaint]:
+    """FSDP shards between CUDA or ROCm cards; one device has nothing to shard."""
+    if facts.stated("fsdp") in (None, "none"):
+        return
+    for name, machine in facts.machines.items():
+        if machine.count == 1:
+            message = f"target `{name}` has one device: FSDP shards nothing"
+            yield facts.complain("fsdp", message, "write `none` or `auto`")
+        elif not machine.bf16:
+            message = f"target `{name}`: FSDP is planned in BF16, which {machine.name} does not compute"
+            yield facts.complain("fsdp", message, "write `none` or `auto`")
+
+
 def context_length(facts: Facts) -> Iterator[Complaint]:
     """Positions beyond the model's were never trained; a learned table has no rows for them."""
     length = facts.stated("sequence_len")
@@ -165,6 +178,7 @@ MACHINE_RULES: tuple[Callable[[Facts], Iterator[Complaint]], ...] = (
     activation_offload,
     paged_states,
     zero_devices,
+    fsdp_devices,
     context_length,
     module_names,
 )

@@ -11,6 +11,7 @@ from compiler.axolotl_keys import FREE, OWNED, REFUSED, STATED_AS, axolotl_keys
 from compiler.check_fields import close, shown
 from compiler.check_machine import MACHINE_RULES
 from compiler.check_types import Complaint, Facts
+from compiler.constraints import BITSANDBYTES
 from compiler.problems import Problem
 from compiler.source import Source
 
@@ -178,6 +179,27 @@ def zero_quantised(facts: Facts) -> Iterator[Complaint]:
         yield facts.complain("zero_stage", f"ZeRO-3 cannot shard the packed weights of `{method}`", "write 2")
 
 
+def fsdp_or_zero(facts: Facts) -> Iterator[Complaint]:
+    """Both shard; Axolotl takes the two together without a word and fails later (rule 22)."""
+    asked = facts.stated("fsdp")
+    if asked in (None, "none"):
+        return
+    if facts.stated("zero_stage"):
+        yield facts.complain("fsdp", "`fsdp` and `zero_stage` both shard", "keep one of them", at_key=True)
+    optimizer = facts.stated("optimizer")
+    if optimizer in BITSANDBYTES:
+        message = f"bitsandbytes' `{optimizer}` fails on FSDP2's shards"
+        yield facts.complain("optimizer", message, "write `adamw_torch_fused`, or `auto`")
+    if facts.stated("method") == "lora-8bit":
+        message = "int8 weights under FSDP2 are verified by nobody"
+        yield facts.complain("method", message, "write `lora` or `qlora-4bit`")
+    if facts.stated("train_embeddings"):
+        message = "FSDP2 with trained copies of the embeddings is not planned"
+        yield facts.complain("train_embeddings", message, "write `false`, or shard with `zero_stage: 2`")
+    if facts.stated("offload") == "optimizer":
+        yield facts.complain("offload", "FSDP offloads weights and states together", "write `params`")
+
+
 def offload_stage(facts: Facts) -> Iterator[Complaint]:
     """Offloads are DeepSpeed's (deepspeed.ai/docs/config-json): optimizer from stage 1 on, weights in stage 3."""
     offload, stage = facts.stated("offload"), facts.stated("zero_stage")
@@ -185,7 +207,8 @@ def offload_stage(facts: Facts) -> Iterator[Complaint]:
         needed = 3 if offload == "params" else 2
         yield facts.complain("zero_stage", f"`offload: {offload}` needs `zero_stage: {needed}`", f"write {needed}")
     method = facts.stated("method")
-    if offload == "params" and stage is None and method in ("qlora-4bit", "lora-8bit"):
+    sharded = facts.stated("fsdp") not in (None, "none")
+    if offload == "params" and stage is None and not sharded and method in ("qlora-4bit", "lora-8bit"):
         yield facts.complain(
             "offload",
             f"`params` needs ZeRO-3, which cannot shard the packed weights of `{method}`",
@@ -285,6 +308,7 @@ RULES: tuple[Callable[[Facts], Iterator[Complaint]], ...] = (
     lora_kernels,
     lora_target_list,
     zero_quantised,
+    fsdp_or_zero,
     offload_stage,
     offload_optimizer,
     row_counts,

@@ -33,6 +33,7 @@ CHEAP_PLAIN = {
 }
 PLAIN = CHEAP_PLAIN | {
     "zero_stage": {1: 0, 2: 0, 3: 0},
+    "fsdp": {"full_shard": "none", "shard_grad_op": "none"},
     "offload": {"optimizer": "none", "params": "none"},
 }
 """Levers that only save memory -> the plain setting, which they never outrun: offloaded checkpoints move more than kept

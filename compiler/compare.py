@@ -28,6 +28,7 @@ SHOWN_FIELDS = (
     "attention",
     "optimizer",
     "zero_stage",
+    "fsdp",
     "offload",
 )
 
@@ -88,9 +89,16 @@ def with_value(setup: Setup, name: str, value: Any) -> Setup:
         changes |= {"lora_r": None, "lora_alpha": None, "lora_kernels": False}
     if name == "method" and value == "lora-8bit":
         changes["lora_kernels"] = False
-    if name == "offload" and value != "none":
+    if name == "offload" and value == "params" and setup.fsdp != "none":
+        pass  # FSDP keeps its shards in host RAM itself
+    elif name == "offload" and value != "none":
+        changes["fsdp"] = "none"
         changes["zero_stage"] = max(setup.zero_stage, 2 if value == "optimizer" else 3)
-    if name in ("offload", "zero_stage") and value not in ("none", 0) and setup.optimizer in BITSANDBYTES:
+    if name == "fsdp" and value != "none":
+        changes |= {"zero_stage": 0, "offload": "params" if setup.offload == "params" else "none"}
+    if name == "zero_stage" and value:
+        changes["fsdp"] = "none"
+    if name in ("offload", "zero_stage", "fsdp") and value not in ("none", 0) and setup.optimizer in BITSANDBYTES:
         changes["optimizer"] = "adamw_torch_fused"
     if name == "zero_stage" and value == 0:
         changes["offload"] = "none"
@@ -149,6 +157,8 @@ def _besides(setup: Setup, chosen: Setup, name: str) -> str:
 def describe(setup: Setup) -> str:
     """A setup in one line."""
     sharding = f", ZeRO-{setup.zero_stage} offload {setup.offload}" if setup.zero_stage else ""
+    if setup.fsdp != "none":
+        sharding = f", FSDP {setup.fsdp} offload {setup.offload}"
     packed = " packed" if setup.sample_packing else ""
     return (
         f"{setup.method}, {setup.micro_batch} x {setup.sequence_len:,} tokens{packed}, checkpointing "

@@ -35,8 +35,29 @@ def zero_stage(setup: Setup) -> str | None:
     return None
 
 
+def fsdp(setup: Setup) -> str | None:
+    """What FSDP2 cannot be combined with (axolotl 0.19 `schemas/validation.py`, `monkeypatch/fsdp2_qlora.py`)."""
+    if setup.fsdp == "none":
+        return None
+    if setup.zero_stage:
+        return f"FSDP and ZeRO-{setup.zero_stage} both shard: Axolotl takes the two together and fails later (rule 22)"
+    if setup.devices == 1:
+        return "FSDP on one device shards nothing"
+    if setup.optimizer in BITSANDBYTES:
+        return f"{setup.optimizer} is bitsandbytes', whose kernels fail on FSDP2's shards (rule 17)"
+    if setup.method == "lora-8bit":
+        return "Axolotl patches FSDP2 for int8 weights, and nobody has verified it: 4-bit or 16-bit weights work"
+    if setup.train_embeddings:
+        return "trained FP32 copies beside frozen 16-bit tables: what FSDP2 gathers of them is not known"
+    if setup.weights_dtype == "fp16":
+        return "FP16's loss scaling is not verified with FSDP2; it is for BF16"
+    return None
+
+
 def offload(setup: Setup) -> str | None:
-    """Offloads are DeepSpeed's: optimizer states from stage 2 on, weights in stage 3."""
+    """DeepSpeed offloads optimizer states from stage 2 on and weights in stage 3; FSDP both or neither."""
+    if setup.fsdp != "none":
+        return "FSDP offloads weights and states together: write `params`" if setup.offload == "optimizer" else None
     if setup.offload == "optimizer" and setup.zero_stage < 2:
         return "offloading optimizer states needs ZeRO-2 or ZeRO-3"
     if setup.offload == "params" and setup.zero_stage != 3:
@@ -72,6 +93,7 @@ def precision(setup: Setup) -> str | None:
 CONSTRAINTS: tuple[Callable[[Setup], str | None], ...] = (
     sample_packing,
     zero_stage,
+    fsdp,
     offload,
     optimizer,
     lora_kernels,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 class Family:
     """What a `model_type` implies and its `config.json` does not say. A string names the config key that decides."""
 
+    layer_class: str
+    """Class of a decoder layer in transformers, which FSDP wraps."""
     attention_bias: bool | str = False
     """Of q, k and v."""
     output_bias: bool | str = False
@@ -51,18 +53,31 @@ _BIG_CODE_KEYS = (
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(attention_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-    "mistral": Family(window=4096),
-    "qwen2": Family(attention_bias=True, window_needs_flag=True),
+    "llama": Family(
+        "LlamaDecoderLayer",
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+    ),
+    "mistral": Family("MistralDecoderLayer", window=4096),
+    "qwen2": Family("Qwen2DecoderLayer", attention_bias=True, window_needs_flag=True),
     "qwen3": Family(
+        "Qwen3DecoderLayer",
         head_dim=128,
         attention_bias="attention_bias",
         output_bias="attention_bias",
         qk_norm="head",
         window_needs_flag=True,
     ),
-    "gemma": Family(head_dim=256, attention_bias="attention_bias", output_bias="attention_bias", tied=True),
+    "gemma": Family(
+        "GemmaDecoderLayer",
+        head_dim=256,
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        tied=True,
+    ),
     "gemma2": Family(
+        "Gemma2DecoderLayer",
         head_dim=256,
         attention_bias="attention_bias",
         output_bias="attention_bias",
@@ -74,6 +89,7 @@ FAMILIES: Mapping[str, Family] = {
         final_softcap=30.0,
     ),
     "gemma3_text": Family(
+        "Gemma3DecoderLayer",
         head_dim=256,
         attention_bias="attention_bias",
         output_bias="attention_bias",
@@ -83,11 +99,22 @@ FAMILIES: Mapping[str, Family] = {
         window=4096,
         full_attention_every=6,
     ),
-    "phi3": Family(fused_qkv=True, fused_gate_up=True),
-    "granite": Family(attention_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-    "olmo": Family(attention_bias="attention_bias", output_bias="attention_bias", norm="layernorm-plain"),
-    "olmo2": Family(attention_bias="attention_bias", output_bias="attention_bias", qk_norm="full"),
+    "phi3": Family("Phi3DecoderLayer", fused_qkv=True, fused_gate_up=True),
+    "granite": Family(
+        "GraniteDecoderLayer",
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+    ),
+    "olmo": Family(
+        "OlmoDecoderLayer",
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        norm="layernorm-plain",
+    ),
+    "olmo2": Family("Olmo2DecoderLayer", attention_bias="attention_bias", output_bias="attention_bias", qk_norm="full"),
     "starcoder2": Family(
+        "Starcoder2DecoderLayer",
         attention_bias="use_bias",
         output_bias="use_bias",
         mlp_bias="use_bias",
@@ -97,6 +124,7 @@ FAMILIES: Mapping[str, Family] = {
         names=(("up_proj", "c_fc"), ("down_proj", "c_proj")),
     ),
     "gpt_bigcode": Family(
+        "GPTBigCodeBlock",
         attention_bias=True,
         output_bias=True,
         mlp_bias=True,
@@ -109,6 +137,7 @@ FAMILIES: Mapping[str, Family] = {
         names=(("qkv_proj", "c_attn"), ("o_proj", "attn.c_proj"), ("up_proj", "c_fc"), ("down_proj", "mlp.c_proj")),
     ),
     "smollm3": Family(
+        "SmolLM3DecoderLayer",
         attention_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",

@@ -158,8 +158,12 @@ class Training(Strict):
     the template needs new tokens."""
     zero_stage: Auto | Literal[0, 1, 2, 3] = "auto"
     """DeepSpeed ZeRO: 0 none, 1 shards optimizer states, 2 gradients too, 3 weights too. `auto`: by need."""
+    fsdp: Auto | Literal["none", "full_shard", "shard_grad_op"] = "auto"
+    """PyTorch's FSDP2 instead of DeepSpeed: `full_shard` splits weights, gradients and states between the devices and
+    gathers one layer at a time; `shard_grad_op` keeps gathered weights until backward. `auto`: by need."""
     offload: Auto | Literal["none", "optimizer", "params"] = "auto"
-    """What ZeRO keeps in host RAM: nothing, optimizer states, or weights as well. `auto`: by need."""
+    """What ZeRO keeps in host RAM: nothing, optimizer states, or weights as well (FSDP: `params` alone). `auto`: by
+    need."""
     neftune_alpha: Annotated[float, Field(gt=0, le=100)] | None = None
     """Noise added to embeddings in training (NEFTune, arXiv 2310.05914), such as 5; omitted: none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

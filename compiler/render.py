@@ -104,7 +104,8 @@ def _memory(plan: Plan) -> str:
     lines += [
         f"  {part.name.ljust(20)}{format_size(part.bytes).rjust(10)}   {part.how}" for part in parts if part.bytes
     ]
-    if memory.host_parts and (plan.setup.zero_stage or plan.setup.gradient_checkpointing == "offload"):
+    setup = plan.setup
+    if memory.host_parts and (setup.zero_stage or setup.fsdp != "none" or setup.gradient_checkpointing == "offload"):
         lines.append(f"  {'host RAM'.ljust(20)}{format_size(memory.host_bytes).rjust(10)}")
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3].rstrip() + "..." for line in lines)
 
@@ -123,6 +124,8 @@ def _setup_lines(plan: Plan) -> list[str]:
     setup, speed = plan.setup, plan.speed
     adapter = "" if setup.lora_r is None else f", r {setup.lora_r}, alpha {setup.lora_alpha}"
     deepspeed = f"ZeRO-{setup.zero_stage}, offload {setup.offload}" if setup.zero_stage else "no DeepSpeed"
+    if setup.fsdp != "none":
+        deepspeed = f"FSDP {setup.fsdp}, offload {setup.offload}"
     cost = "" if speed.cost_usd is None else f", about {speed.cost_usd:,.2f} USD"
     return [
         f"{setup.method}{adapter}, {setup.precision}; {setup.sequence_len:,} tokens"

@@ -152,9 +152,23 @@ def setup_of(config: Config) -> Setup:
         double_quant=(values.get("bnb_config_kwargs") or {}).get("bnb_4bit_use_double_quant", True),
         train_embeddings=bool(values.get("lora_modules_to_save")),
         zero_stage=zero.get("stage", 0),
-        offload="params" if "offload_param" in zero else "optimizer" if "offload_optimizer" in zero else "none",
+        fsdp=_fsdp(values),
+        offload=_offload(zero, values.get("fsdp_config") or {}),
         devices=config.devices,
     )
+
+
+def _fsdp(values: dict[str, Any]) -> str:
+    config = values.get("fsdp_config")
+    if not config:
+        return "none"
+    return "shard_grad_op" if config.get("reshard_after_forward") is False else "full_shard"
+
+
+def _offload(zero: dict[str, Any], fsdp: dict[str, Any]) -> str:
+    if "offload_param" in zero or fsdp.get("offload_params"):
+        return "params"
+    return "optimizer" if "offload_optimizer" in zero else "none"
 
 
 def effective_config(log: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from compiler.domain import Domain, Rejected, domain
 from compiler.rules.draft import Draft, percent
 from compiler.rules.schedule import rows_per_sequence
 from compiler.rules.text import truncated_share
+from compiler.sharding import fsdp, offload, zero_stage
 
 LENGTH_UNIT = 64
 """Sequence lengths are multiples of it: matrix shapes that tensor cores like."""
@@ -288,64 +289,11 @@ def optimizer(draft: Draft) -> Domain:
     return domain(draft, "optimizer", options, because, tuple(rejected), instead)
 
 
-def zero_stage(draft: Draft) -> Domain:
-    """DeepSpeed only with several devices or an offload: on one device without offload it adds nothing but trouble."""
-    machine, adapter = draft.case.machine, not draft.full
-    if machine.backend in ("cpu", "xpu"):
-        why = f"Axolotl asks DeepSpeed for the nccl backend; on {machine.backend} " + (
-            "one process trains" if machine.backend == "cpu" else "it is not verified"
-        )
-        return domain(draft, "zero_stage", (0,), why, tuple(Rejected(stage, why, runs=True) for stage in (1, 2, 3)))
-    frozen = Rejected(
-        3,
-        "shards weights that are frozen: gathering them for each layer costs more than adapters save "
-        "(LoRA with ZeRO-3: axolotl #1481)",
-        runs=True,
-    )
-    if machine.count == 1:
-        alone = Rejected(1, "one device has nothing to shard", runs=True)
-        if adapter:
-            spill = Rejected(
-                2, "adapters' optimizer states are small; paged 8-bit states do the same without DeepSpeed", runs=True
-            )
-            return domain(draft, "zero_stage", (0,), "one device: nothing to shard", (alone, spill, frozen))
-        return domain(draft, "zero_stage", (0, 2, 3), "one device: DeepSpeed only for an offload", (alone,))
-    because = "plain data parallel needs the least traffic; a stage shards what does not fit"
-    rejected = (Rejected(1, "stage 2 shards gradients as well, at no more traffic", runs=True),)
-    if adapter:
-        return domain(draft, "zero_stage", (0, 2), because, (*rejected, frozen))
-    return domain(draft, "zero_stage", (0, 2, 3), because, rejected)
-
-
-def offload(draft: Draft) -> Domain:
-    """Optimizer states or weights in host RAM, over PCIe: the last resort before a smaller model."""
-    machine = draft.case.machine
-    if machine.backend in ("cpu", "xpu"):
-        why = (
-            "the device's memory is the host's"
-            if machine.backend == "cpu"
-            else "DeepSpeed's offload is not verified on xpu"
-        )
-        return domain(
-            draft, "offload", ("none",), why, tuple(Rejected(name, why, runs=True) for name in ("optimizer", "params"))
-        )
-    because = "host RAM is reached over PCIe; used only where nothing else fits"
-    if draft.full:
-        return domain(draft, "offload", ("none", "optimizer", "params"), because)
-    small = tuple(
-        Rejected(name, f"only adapters are trained: {what}", runs=True)
-        for name, what in (
-            ("optimizer", "paged 8-bit states take less and need no DeepSpeed"),
-            ("params", "frozen weights are smaller in 4 bits than they are slow over PCIe"),
-        )
-    )
-    return domain(draft, "offload", ("none",), because, small)
-
-
 DOMAINS: tuple[Callable[[Draft], Domain], ...] = (
     method,
     gradient_checkpointing,
     zero_stage,
+    fsdp,
     offload,
     sequence_len,
     sample_packing,

@@ -141,7 +141,7 @@ def _step_parts(
     """Parts that an optimizer step pays once, and what sharding and offload add."""
     rate = rates()
     trained, total = trained_parameters(architecture, setup), architecture.parameters.total
-    shard = setup.devices if setup.zero_stage >= 1 else 1
+    shard = setup.devices if setup.zero_stage >= 1 or setup.fsdp != "none" else 1
     size = 2 if setup.weights_dtype != "fp32" and setup.method == "full" else 4
     parts: list[tuple[str, float, str]] = []
     parts.append(("training loop", rate["step_seconds"], "host work of one optimizer step, whatever its size"))
@@ -180,7 +180,13 @@ def _shared(
     # without peer-to-peer every byte goes down to the host and up again
     link = (machine.interconnect_gb_s or 15.75) * (1.0 if machine.peer_to_peer else 0.5) * rate["link_share"] * 1e9
     share = (setup.devices - 1) / setup.devices
-    if setup.zero_stage < 3:
+    if setup.fsdp != "none":
+        # backward gathers once: a checkpointed layer is computed again with the weights that its backward needs
+        passes = setup.gradient_accumulation * (2 if setup.fsdp == "full_shard" else 1)
+        moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
+        adapted = shapes_of(architecture, None if setup.method == "full" else setup.lora_targets).adapted
+        collectives = passes * architecture.num_layers * (1 + 2 * adapted)
+    elif setup.zero_stage < 3:
         moved, collectives = (2 if setup.zero_stage < 2 else 1) * share * gradient_bytes, 4
         if setup.zero_stage in (1, 2):
             moved += share * gradient_bytes  # updated weights are gathered

@@ -154,6 +154,9 @@ class Setup:
     double_quant: bool = True
     train_embeddings: bool = False
     zero_stage: int = 0
+    fsdp: str = "none"
+    """PyTorch's FSDP2: `none`, `full_shard` (weights are gathered layer by layer), `shard_grad_op` (gathered weights
+    stay from forward to backward)."""
     offload: str = "none"
     """`none`, `optimizer`, `params` (params means optimizer as well)."""
     devices: int = 1

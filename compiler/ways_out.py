@@ -74,6 +74,7 @@ def _levers(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
         ("attention", ("sdpa", "flash_attention_2")),
         ("method", ("lora", "qlora-4bit")),
         ("zero_stage", (2, 3) if setup.devices > 1 else ()),
+        ("fsdp", ("full_shard",) if setup.devices > 1 else ()),
         ("offload", ("optimizer", "params")),
         ("lora_r", (16,) if (setup.lora_r or 0) > 16 else ()),
     ]

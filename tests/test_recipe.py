@@ -52,6 +52,7 @@ TABLE = [
     "logging",
     "precision",
     "zero_stage",
+    "fsdp",
     "offload",
 ]
 """The names that scripts and recipes of other people use; they are never renamed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.emit.commented import Key, Section
 from compiler.emit.deepspeed_json import deepspeed_config
+from compiler.emit.fsdp import fsdp_keys
 from compiler.emit.reasons import decided, why
 from compiler.memory import skips_upcast
 from compiler.values import Plan
@@ -30,9 +31,11 @@ def adapter(plan: Plan) -> Section:
         Key("load_in_4bit", in_4bit, "follows the method (rule 3)"),
     ]
     if in_4bit:
-        keys.append(
-            decided(plan, "bnb_config_kwargs", "double_quant", {"bnb_4bit_use_double_quant": plan.setup.double_quant})
-        )
+        kwargs: dict[str, object] = {"bnb_4bit_use_double_quant": plan.setup.double_quant}
+        if plan.setup.fsdp != "none":
+            kwargs["bnb_4bit_quant_storage"] = "bfloat16"
+        storage = {"bnb_4bit_quant_storage": "packed as the dtype of the rest of a layer: what FSDP gathers has one"}
+        keys.append(Key("bnb_config_kwargs", kwargs, why(plan, "double_quant"), storage))
     if skips_upcast(plan.case.model.architecture, plan.setup):
         reason = "or Axolotl casts them to FP32 and back while loading, which can need more than training does"
         keys.append(Key("embeddings_skip_upcast", True, reason))
@@ -149,10 +152,10 @@ def _cross_entropy(plan: Plan) -> list[Key]:
 
 def deepspeed(plan: Plan) -> Section:
     """Inline, not a path: it is validated and cannot be missing (rule 21). No key at all where there is no ZeRO (rule
-    19)."""
+    19); FSDP's keys where it shards instead (rule 22)."""
     config = deepspeed_config(plan)
     if config is None:
-        return Section("several devices", ())
+        return Section("several devices", fsdp_keys(plan))
     reason = (
         why(plan, "deepspeed")
         + "; inline, so that it cannot be missing (rule 21); deepspeed.json beside this file is the same"

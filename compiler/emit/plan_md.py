@@ -17,7 +17,7 @@ from compiler.values import Alternative, Artefact, Part, Plan, Setup
 SETUP_FIELDS = (
     "method", "micro_batch", "gradient_accumulation", "sequence_len", "gradient_checkpointing", "optimizer",
     "attention", "cross_entropy", "sample_packing", "precision", "weights_dtype", "lora_r", "lora_targets",
-    "lora_kernels", "zero_stage", "offload",
+    "lora_kernels", "zero_stage", "fsdp", "offload",
 )  # fmt: skip
 """Fields by which setups are told apart in tables."""
 

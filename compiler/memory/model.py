@@ -11,8 +11,8 @@ from compiler.memory.lines import Line, Term, chunk_rows, line
 from compiler.memory.outside import eval_lines, host_loading, load_line
 from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
 from compiler.memory.phases import needs_mask, step_lines
+from compiler.memory.shards import shard
 from compiler.memory.static import static_state
-from compiler.memory.zero import shard
 from compiler.values import Machine, Memory, Part, Setup
 
 
@@ -42,6 +42,7 @@ def peak_lines(
         setup.double_quant,
         setup.train_embeddings,
         setup.zero_stage,
+        setup.fsdp,
         setup.offload,
         setup.devices,
     )
@@ -69,6 +70,7 @@ def _lines_of_shape(
         double_quant,
         train_embeddings,
         zero_stage,
+        fsdp,
         offload,
         devices,
     ) = shape
@@ -91,6 +93,7 @@ def _lines_of_shape(
         double_quant=double_quant,
         train_embeddings=train_embeddings,
         zero_stage=zero_stage,
+        fsdp=fsdp,
         offload=offload,
         devices=devices,
     )

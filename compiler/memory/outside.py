@@ -14,9 +14,9 @@ from compiler.memory.layer import decoder_layer, layer_key
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import evaluation_moments
 from compiler.memory.phases import base_terms, mask_terms
+from compiler.memory.shards import shard
 from compiler.memory.static import DTYPE_BYTES, Static, static_state
 from compiler.memory.tape import Size, Tape, highest
-from compiler.memory.zero import shard
 from compiler.values import Part, Setup
 
 
@@ -35,6 +35,10 @@ def _beside_loading(architecture: Architecture, setup: Setup, static: Static, cp
     one by one in two bytes (`core_model_loading.py`: no threads then)."""
     counts, loaded = architecture.parameters, DTYPE_BYTES[setup.weights_dtype]
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
+    if setup.fsdp != "none" and not cpu:
+        if quantised:  # fsdp2_prepare_model holds the whole state dict until the last shard is cut
+            return float(static.weights), "the whole quantised model on every device, until its shards are cut"
+        return 2.0 * loaded * counts.embedding, "the largest table, whole, while rank 0 hands out its shards"
     arriving = float(loaded * max(one.weights for one in architecture.linears)) if quantised else 0.0
     on_device = cpu or quantised or setup.devices > 1
     if not on_device or skips_upcast(architecture, setup) or setup.zero_stage == 3 or loaded == 4:
@@ -126,11 +130,13 @@ def merge_part(architecture: Architecture, setup: Setup) -> Part | None:
 
 def host_loading(architecture: Architecture, setup: Setup) -> float:
     """RAM that the weights take while they load, where they do not go to the device directly: a single process with
-    16-bit weights, and ZeRO-3, which shards them afterwards."""
+    16-bit weights, and ZeRO-3 and FSDP2, which shard them afterwards."""
     quantised = setup.method in ("qlora-4bit", "lora-8bit")
-    if quantised or (setup.devices > 1 and setup.zero_stage != 3):
+    if quantised or (setup.devices > 1 and setup.zero_stage != 3 and setup.fsdp == "none"):
         return 0.0
     width = DTYPE_BYTES[setup.weights_dtype]
     counts = architecture.parameters
+    if setup.fsdp != "none":  # rank 0 reads the weights; in full fine-tuning the others hold as many zeros
+        return float(width * counts.total) / (1 if setup.method == "full" else max(1, setup.devices))
     hump = 0 if width == 4 else 6 * counts.head + (4 * counts.embedding if not counts.head else 0)
     return float(width * counts.total + hump)

@@ -6,8 +6,8 @@ from compiler.architecture import Architecture
 from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import LossCost, loss_cost
+from compiler.memory.shards import Shard, shard
 from compiler.memory.static import Static, static_state
-from compiler.memory.zero import Shard, shard
 from compiler.values import Setup
 
 
@@ -27,10 +27,11 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     share = rank.gradients / static.gradients if static.gradients else 0.0
     lines = [
         *_loss_lines(architecture, setup, (*base, *_carried(setup, gradients)), layer, head),
-        *_layer_lines(architecture, setup, base, gradients, layer, head, share),
+        *_layer_lines(architecture, setup, (*base, *_whole_gradients(rank)), gradients, layer, head, share),
     ]
     if setup.method == "full" or setup.train_embeddings:
-        lines.append(line("backward", (*base, gradients, _embedding_tail(architecture, setup, static))))
+        tail = _root_tail(rank) if rank.root_gradients else _embedding_tail(architecture, setup, static)
+        lines.append(line("backward", (*base, gradients, tail)))
     step = Term(
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
@@ -141,6 +142,18 @@ def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) ->
     )
 
 
+def _whole_gradients(rank: Shard) -> tuple[Term, ...]:
+    """Gradients that no rank owns yet."""
+    whole = rank.layer_gradients + rank.root_gradients
+    how = "whole gradients of one layer, of embeddings and head, and the buffer in which a layer's are reduced"
+    return (Term("unreduced_gradients", how, whole),) if whole else ()
+
+
+def _root_tail(rank: Shard) -> Term:
+    how = "whole gradients of embeddings and head, and the buffer in which they are reduced"
+    return Term("unreduced_gradients", how, 2 * rank.root_gradients)
+
+
 def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
     """Tensors of the whole model that stay through forward and backward."""
     terms = []
@@ -192,10 +205,17 @@ def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
                 f"{setup.optimizer} over {static.trainable_parameters:,} parameters{suffix}",
                 rank.states,
             ),
-            Term("zero_buffers", f"reduce and gather buffers{suffix}", rank.buffers),
+            buffers_term(setup, rank),
         )
         if term.const
     )
+
+
+def buffers_term(setup: Setup, rank: Shard) -> Term:
+    if setup.fsdp == "none":
+        return Term("zero_buffers", f"reduce and gather buffers; {rank.how}", rank.buffers)
+    layers = "all layers" if setup.fsdp == "shard_grad_op" else "one layer and the next one's all-gather"
+    return Term("fsdp_buffers", f"gathered: embeddings and head, {layers}; {rank.how}", rank.buffers)
 
 
 def _gradient_words(static: Static, rank: Shard) -> str:

@@ -90,16 +90,17 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     """What lives through the step on one device, before sharding and offload (those are in `zero.py`)."""
     counts, full = architecture.parameters, setup.method == "full"
     loaded = DTYPE_BYTES[setup.weights_dtype]
-    upcast = full and setup.attention in ("eager", "sdpa") and setup.cross_entropy != "cut"
+    sharded = setup.fsdp != "none"  # Axolotl then casts nothing: a group has one dtype
+    upcast = full and setup.attention in ("eager", "sdpa") and setup.cross_entropy != "cut" and not sharded
     embedding_bytes = 4 if upcast else loaded
     quantised = setup.method in ("lora-8bit", "qlora-4bit")
-    linear_bytes = _linear_bytes(setup, loaded)
+    each_linear = linear_bytes(setup, loaded)
     table = counts.embedding + counts.head
     weights = (
-        linear_bytes * counts.linear
+        each_linear * counts.linear
         + embedding_bytes * (table + counts.norm)
         + loaded * counts.positions
-        + (4 if quantised else loaded) * counts.bias
+        + (4 if quantised and not sharded else loaded) * counts.bias
     )
     weights += architecture.learned_positions**2  # GPT-BigCode's boolean causal mask is a buffer
     if setup.method == "lora-8bit":  # one FP32 scale an output row
@@ -121,14 +122,15 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
         step_copies=round(gradients) * optimizer_of(setup).copies,
         embedding_bytes=embedding_bytes,
         stream_bytes=embedding_bytes if full else loaded,
-        linear_bytes=linear_bytes,
+        linear_bytes=each_linear,
         total_parameters=counts.total,
         trainable_parameters=trainable,
         embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
     )
 
 
-def _linear_bytes(setup: Setup, loaded: int) -> float:
+def linear_bytes(setup: Setup, loaded: int) -> float:
+    """Of one weight of a layer's linears; `loaded` bytes where it is not quantised."""
     if setup.method == "qlora-4bit":
         return NF4_DOUBLE_QUANT_BYTES if setup.double_quant else NF4_BYTES
     return 1 if setup.method == "lora-8bit" else loaded

@@ -7,9 +7,8 @@ moments 8, FP32 gradients of its own partition 4 at the step (`stage_1_and_2.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.architecture import Architecture
+from compiler.memory.shards import Shard
 from compiler.memory.static import Static, optimizer_of
 from compiler.values import Setup
 
@@ -17,35 +16,8 @@ REDUCE_BUCKET_ELEMENTS = 5 * 10**8
 """DeepSpeed's default `reduce_bucket_size` and `allgather_bucket_size`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Bytes of one rank."""
-
-    weights: float
-    adapters: float
-    gradients: float
-    states: float
-    step_copies: float
-    buffers: float
-    host_states: float
-    host_weights: float
-    how: str
-
-
-def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
-    """The static state of one rank under the setup's ZeRO stage and offload; without either, the whole of it."""
-    if not setup.zero_stage and setup.offload == "none":
-        return Shard(
-            static.weights,
-            static.adapters,
-            static.gradients,
-            static.states,
-            static.step_copies,
-            0.0,
-            static.host_states,
-            0.0,
-            "",
-        )
+def zero_shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
+    """The static state of one rank under the setup's ZeRO stage and offload."""
     stage, ranks, trainable = setup.zero_stage, max(1, setup.devices), static.trainable_parameters
     states = _state_bytes_per_parameter(setup) * trainable / ranks
     full = setup.method == "full"
@@ -72,7 +44,17 @@ def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
     how = f"ZeRO-{stage} over {ranks} devices" + (
         f", {setup.offload} offloaded to host RAM" if setup.offload != "none" else ""
     )
-    return Shard(weights, adapters, gradients, states, copies, buffers, host_states, host_weights, how)
+    return Shard(
+        weights,
+        adapters,
+        gradients,
+        states,
+        copies,
+        buffers,
+        host_states=host_states,
+        host_weights=host_weights,
+        how=how,
+    )
 
 
 def _state_bytes_per_parameter(setup: Setup) -> float:

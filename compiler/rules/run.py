@@ -149,7 +149,9 @@ def deepspeed(draft: Draft) -> Decision:
     setup = draft.setup
     if setup.zero_stage == 0:
         why = (
-            "plain data parallel: every device holds all of it"
+            "FSDP shards instead"
+            if setup.fsdp != "none"
+            else "plain data parallel: every device holds all of it"
             if setup.devices > 1
             else "one device and no offload: DeepSpeed would only be in the way"
         )

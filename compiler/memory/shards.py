@@ -1,0 +1,50 @@
+"""What one rank keeps of the static state: all of it, or its share under DeepSpeed's ZeRO or PyTorch's FSDP2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.architecture import Architecture
+from compiler.memory.static import Static
+from compiler.values import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Bytes of one rank; host RAM is that of all ranks together."""
+
+    weights: float
+    adapters: float
+    gradients: float
+    states: float
+    step_copies: float
+    buffers: float = 0.0
+    """There through the whole step: what is gathered, and flat buffers of collectives."""
+    layer_gradients: float = 0.0
+    """Beside a layer's backward: gradients that are whole until they are reduced, and the buffer for it."""
+    root_gradients: float = 0.0
+    """From the loss to the end of backward: whole gradients of embeddings and head."""
+    host_states: float = 0.0
+    host_weights: float = 0.0
+    how: str = ""
+    """Empty where nothing is sharded or offloaded."""
+
+
+def shard(architecture: Architecture, setup: Setup, static: Static) -> Shard:
+    """The static state of one rank under the setup's sharding and offload; without either, the whole of it."""
+    if setup.fsdp != "none":
+        from compiler.memory.fsdp import fsdp_shard  # most plans need neither
+
+        return fsdp_shard(architecture, setup, static)
+    if setup.zero_stage or setup.offload != "none":
+        from compiler.memory.zero import zero_shard
+
+        return zero_shard(architecture, setup, static)
+    return Shard(
+        static.weights,
+        static.adapters,
+        static.gradients,
+        static.states,
+        static.step_copies,
+        host_states=static.host_states,
+    )
