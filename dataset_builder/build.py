@@ -21,12 +21,14 @@ from dataset_builder.prompting import prompts_digest
 from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
 from dataset_builder.spec import Dataset
 
-ROW_MODULES = (
-    "answer_first", "ask", "blocks", "build", "card", "changes", "chunks", "coverage", "duplicates", "evidence",
-    "facts", "identifiers", "judge", "lengths", "names", "pairs", "sentences", "shapes", "split", "table", "variants",
-    "views", "wording",
-)  # fmt: skip
-"""What decides the rows, given documents and replies; a change makes finished datasets stale, never the ledger."""
+NO_ROW_MODULES = frozenset((
+    "__init__", "calls", "embedded", "engine", "estimate", "ledger", "limits", "money", "problems", "progress", "spec",
+    "strict", "transport",
+    "formats", "html_blocks", "html_code", "html_main", "html_meta", "html_tables", "licences", "markdown", "materials",
+    "readers", "rst", "scrub",
+))  # fmt: skip
+"""What decides no row, given documents and replies. A change in any other module makes finished datasets stale, never
+the ledger; the second group decides documents, whose own digests are compared."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
 LOCK = "dataset.lock.json"
 
@@ -195,9 +197,14 @@ def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | 
             *(text for one in documents for text in (one.origin, one.sha256, one.licence or ""))
         ),
         "prompts_digest": prompts_digest(),
-        "builder_digest": digest(*(Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in ROW_MODULES)),
+        "builder_digest": _builder_digest(),
         "tokenizer_digest": _sha256(file)[:16] if file and file.is_file() else "",
     }
+
+
+def _builder_digest() -> str:
+    modules = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in NO_ROW_MODULES)
+    return digest(*(text for path in modules for text in (path.stem, path.read_text(encoding="utf-8"))))
 
 
 def is_current(place: Place, stamp: dict[str, str]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dataset_builder import views
+from dataset_builder.comparison import comparison, partners
 from dataset_builder.evidence import code_problem
 from dataset_builder.identifiers import exact_words, missing_words
 from dataset_builder.rows import Dropped, Grounded, Row, digest
@@ -39,8 +40,13 @@ def rows(
     code."""
     dropped: list[Dropped] = []
     taken = {same(pair.pair.question) for pair in parts.transfer}
+    beside = partners(parts.train)
     found = {
-        one.pair.id: [view for view in _views(one, known, by_model or {}, dropped) if same(view[1]) not in taken]
+        one.pair.id: [
+            view
+            for view in _views(one, known, by_model or {}, dropped, beside.get(one.pair.id))
+            if same(view[1]) not in taken
+        ]
         for one in parts.train
     }
     held = _held_out(parts, found)
@@ -82,12 +88,16 @@ def _once(train: list[Row]) -> list[Row]:
     return kept
 
 
-def _views(grounded: Grounded, known: Corpus, by_model: dict[str, list[View]], dropped: list[Dropped]) -> list[View]:
+def _views(
+    grounded: Grounded, known: Corpus, by_model: dict[str, list[View]], dropped: list[Dropped], other: Grounded | None
+) -> list[View]:
+    """All views of a pair that keep its fact, the first ones of different kinds. `other`: what it is compared with."""
     made = views.all_views(grounded, known)
-    found = [made[0], *by_model.get(grounded.pair.id, []), *made[1:]]
+    compared = [comparison(grounded, other)] if other else []
+    found = [made[0], *by_model.get(grounded.pair.id, []), *compared, *made[1:]]
     kept: list[View] = []
     for view in found:
-        problem = drift(grounded, view)
+        problem = drift(grounded, view, other if view[0] == "comparison" else None)
         if problem is None and view not in kept:
             kept.append(view)
         elif problem:
@@ -112,14 +122,17 @@ def _alternating(kept: list[View]) -> list[View]:
     return [view for _, _, view in sorted(numbered, key=lambda one: one[:2])]
 
 
-def drift(grounded: Grounded, view: View) -> str | None:
-    """Why a view no longer says what its parent says, or None."""
+def drift(grounded: Grounded, view: View, other: Grounded | None = None) -> str | None:
+    """Why a view no longer says what its parent says, or None. `other`: the second parent of a comparison."""
     name, question, answer = view
     if len(question.strip()) < 3 or not answer.strip():
         return "empty"
     parent = f"{grounded.pair.question}\n{grounded.pair.answer}"
     known = f"{parent}\n{grounded.pair.quote}"
-    if invented := missing_words(answer, known):
+    if other is not None:
+        known += f"\n{other.pair.question}\n{other.pair.answer}\n{other.pair.quote}"
+    headings = "\n".join((grounded.chunk.title, *grounded.chunk.heading_path))
+    if invented := missing_words(answer, f"{known}\n{headings}"):
         return "answer names what its parent does not: " + ", ".join(invented[:3])
     asked = exact_words(grounded.pair.question)
     if lost := asked - exact_words(f"{question}\n{answer}"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from dataset_builder.facts import topic
 from dataset_builder.identifiers import exact_words, words
 from dataset_builder.rows import Grounded, digest
-from dataset_builder.sentences import VERBS
+from dataset_builder.sentences import VERBS, clean
 from dataset_builder.wording import content_stems
 
 MIN_SAID_WORDS = 3
@@ -54,7 +54,7 @@ def corpus(chunks: Iterable) -> Corpus:
 
 
 def all_views(grounded: Grounded, known: Corpus) -> list[View]:
-    """Every view code can make of a pair, direct first, each question once."""
+    """Every view code can make of a pair by itself, direct first, each question once."""
     found: list[View] = [("direct", grounded.pair.question, grounded.pair.answer)]
     seen = {_key(grounded.pair.question)}
     for make in MAKERS:
@@ -285,11 +285,22 @@ def _titled(where: str) -> str:
 
 
 def novice(grounded: Grounded, _: Corpus) -> Iterator[View]:
-    where = topic(grounded.chunk)
+    """Asked by a beginner, who is also told where it stands: a fact with one answer only is learnt as that string
+    (several answers a question: Bhushan et al., NAACL 2025)."""
+    where, answer = topic(grounded.chunk), placed_answer(grounded)
     if where and where.casefold() not in grounded.pair.question.casefold():
-        yield "novice", f"I am new to this and reading {_titled(where)}. {grounded.pair.question}", grounded.pair.answer
+        yield "novice", f"I am new to this and reading {_titled(where)}. {grounded.pair.question}", answer
     else:
-        yield "novice", f"I am new to this, please help. {grounded.pair.question}", grounded.pair.answer
+        yield "novice", f"I am new to this, please help. {grounded.pair.question}", answer
+
+
+def placed_answer(grounded: Grounded) -> str:
+    """The answer and the section that says so."""
+    answer, path = grounded.pair.answer, grounded.chunk.heading_path
+    heading = clean(path[-1] if path else grounded.chunk.title).strip()
+    if not heading or len(heading) > 80 or '"' in heading:
+        return answer
+    return f'{answer}{chr(10) * 2 if chr(10) in answer else " "}The documentation says so under "{heading}".'
 
 
 def misspelled(grounded: Grounded, _: Corpus) -> Iterator[View]:

@@ -149,3 +149,55 @@ def test_a_pair_without_a_wording_to_spare_is_replaced(monkeypatch):
     parts = Split(PAIRS, (), frozenset([bare]), tuple(one.pair.id for one in PAIRS[1:]))
     (held,) = variants.rows(parts, KNOWN, 40, 0.0, None).recall
     assert held.parent == PAIRS[1].pair.id
+
+
+OPTIONS = chunk(
+    document(
+        "opts.md",
+        "Options",
+        "# Quay server\n\n## Options\n\n- `--ttl`: sets how long a blob is kept, 20 days by default.\n"
+        "- `--grace`: sets how long a deleted blob stays readable, 3 hours by default.\n"
+        "- `--limit`: sets how many blobs a project may hold.\n",
+    ),
+    400,
+)
+
+
+def options() -> list[Grounded]:
+    return [
+        Grounded(
+            Pair(digest(fact.question, fact.answer, one.id), one.id, fact.question, fact.answer,
+                 one.text[fact.start : fact.end], fact.start, fact.end, fact.kind), one, "template", (), fact.subject)
+        for one in OPTIONS for fact in facts(one) if fact.question
+    ]  # fmt: skip
+
+
+def test_neighbours_are_compared_once_with_both_sentences():
+    pairs = tuple(options())
+    assert len(pairs) == 3
+    for order in (pairs, pairs[::-1]):
+        found = variants.rows(Split(order, (), frozenset()), views.corpus(OPTIONS), 60, 0.0, None)
+        compared = sorted(row.instruction for row in found.train if row.view == "comparison")
+        assert compared == ["How do `--grace` and `--limit` differ?", "How do `--ttl` and `--grace` differ?"]
+        answer = next(row.output for row in found.train if row.instruction == compared[1])
+        assert answer == (
+            "`--ttl` sets how long a blob is kept, 20 days by default. "
+            "`--grace` sets how long a deleted blob stays readable, 3 hours by default."
+        )
+
+
+def test_a_comparison_of_other_figures_drifts():
+    one, other, _ = options()
+    good = ("comparison", "How do `--ttl` and `--grace` differ?", f"{one.pair.answer} {other.pair.answer}")
+    assert variants.drift(one, good, other) is None
+    assert "does not: 4" in variants.drift(one, (*good[:2], good[2].replace("3 hours", "4 hours")), other)
+    assert "lost a figure" in variants.drift(one, (*good[:2], other.pair.answer), other)
+
+
+def test_a_beginner_is_told_where_it_stands():
+    rows = [row for row in made(10 * len(PAIRS)).train if row.view == "novice"]
+    assert rows
+    answers = {one.pair.id: one.pair.answer for one in PAIRS}
+    for row in rows:
+        heading = row.section.split(" > ")[-1]
+        assert row.output == f'{answers[row.parent]} The documentation says so under "{heading}".'
