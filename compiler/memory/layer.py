@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,7 +10,7 @@ from compiler.architecture import Architecture
 from compiler.memory import attention as kernels
 from compiler.memory.lora_kernels import fused_mlp, fused_projection
 from compiler.memory.operations import Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
-from compiler.memory.tape import ZERO, Grads, Size, Storage, Tape, Tensor, highest
+from compiler.memory.tape import ZERO, Grads, Moment, Size, Storage, Tape, Tensor, highest
 from compiler.values import Setup
 
 RMS_STYLE = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}
@@ -30,7 +31,6 @@ class LayerKey:
     stream_width: int
     weight_width: int
     masked: bool
-    accumulating: bool
 
     @property
     def full(self) -> bool:
@@ -55,7 +55,8 @@ class LayerCost:
 
 def layer_cost(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False) -> LayerCost:
     """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask."""
-    return _cost(architecture, layer_key(architecture, setup, stream_width, cpu))
+    later = setup.gradient_accumulation > 1
+    return _cost(architecture, layer_key(architecture, setup, stream_width, cpu), later)
 
 
 def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerKey:
@@ -71,50 +72,85 @@ def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: 
         stream_width=stream_width,
         weight_width=4 if setup.weights_dtype == "fp32" else 2,
         masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
-        accumulating=setup.gradient_accumulation > 1,
     )
 
 
 @lru_cache(maxsize=1024)
-def _cost(architecture: Architecture, key: LayerKey) -> LayerCost:
-    plain, recomputed, fetched = Tape(), Tape(), Tape()
-    saved, gradients, width = _run(plain, architecture, key, "off")
-    _run(recomputed, architecture, key, "on")
-    _run(fetched, architecture, key, "offload")
+def _cost(architecture: Architecture, key: LayerKey, later: bool) -> LayerCost:
+    """What the caller holds around the layer is the same for all of its forward and all of its backward, so that one
+    run of the layer gives all three ways of keeping its activations."""
+    ran = _run(architecture, key)
+    backward, size = ran.later if later else ran.backward, architecture.hidden_size * key.stream_width
+    stream: Size = (0.0, size, 0.0, 0.0)
+    around: Size = (0.0, size + _before_recomputing(architecture, key), 0.0, 0.0)
+    both: Size = (0.0, 2 * size, 0.0, 0.0)
+    # without checkpointing nothing else counts the input, which the caller holds until the layer returns; then comes
+    # the gradient of the output, which the next layer has not let go yet
+    plain = [*_above(ran.forward, stream), (_sum(ran.end, ran.output), "forward"), *backward]
+    fetched = [*_above(ran.forward, both), *_above(backward, _sum(stream, ran.output))]
     return LayerCost(
-        saved,
-        tuple(highest(plain.moments)),
-        tuple(highest(recomputed.moments)),
-        tuple(highest(fetched.moments)),
-        gradients,
+        tuple(live - own for live, own in zip(ran.end, ran.output, strict=True)),  # type: ignore[arg-type]
+        _highest(plain),
+        _highest([*_above(ran.until_last_save, around), *backward]),
+        _highest(fetched),
+        ran.gradients,
+        ran.stream_width,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One layer, forward and backward. Sizes are of what the layer makes, and in backward of its output's gradient."""
+
+    forward: tuple[Moment, ...]
+    until_last_save: tuple[Moment, ...]
+    """Those of `forward` that a recomputation meets as well."""
+    end: Size
+    """Alive when forward is done: the output, and what is saved."""
+    output: Size
+    backward: tuple[Moment, ...]
+    later: tuple[Moment, ...]
+    """`backward` where gradients of an earlier micro-step exist, to which new ones are added."""
+    gradients: float
+    stream_width: int
+
+
+@lru_cache(maxsize=1024)
+def _run(a: Architecture, key: LayerKey) -> Run:
+    tape = Tape()
+    out = decoder_layer(tape, tape.leaf(a.hidden_size, key.stream_width), a, key)
+    forward, end, output = tape.seen(), tape.live, out.storage.size
+    width, root = out.width, out.node
+    del out  # the next layer has read it
+    grad = [tape.bytes_(a.hidden_size * width)]
+    tape.moments.clear()
+    tape.backward(root, grad)
+    return Run(
+        tuple(highest(forward)),
+        tuple(highest(forward[: tape.saved_at])),
+        end,
+        output,
+        tuple(highest(tape.seen())),
+        tuple(highest(tape.seen(later=True))),
+        tape.gradients,
         width,
     )
 
 
-def _run(tape: Tape, a: Architecture, key: LayerKey, checkpointing: str) -> tuple[Size, float, int]:
-    """(saved, bytes of gradients left, width of the output) of one layer; the moments are in the tape."""
-    stream = a.hidden_size * key.stream_width
-    grad = [tape.bytes_(stream)] if checkpointing != "off" else []
-    held = [tape.bytes_(stream)] if checkpointing == "offload" else []
-    x = tape.leaf(a.hidden_size, key.stream_width)
-    # without checkpointing nothing else counts the input, which the caller holds until the layer returns
-    caller = [tape.bytes_(stream)] if checkpointing == "off" else []
-    if checkpointing == "on":
-        caller.append(tape.bytes_(_before_recomputing(a, key)))
-    out = decoder_layer(tape, x, a, key)
-    del x
-    caller.clear()
-    width, root = out.width, out.node
-    if checkpointing == "on":
-        tape.forget_after_last_save()
-    elif checkpointing == "offload":
-        held.append(out.storage)
-    else:
-        grad.append(tape.bytes_(a.hidden_size * width))
-    del out  # the next layer has read it
-    saved = tuple(live - own for live, own in zip(tape.live, grad[0].size, strict=True))
-    tape.backward(root, grad)
-    return saved, sum(storage.size[0] for storage in tape.kept), width  # type: ignore[return-value]
+def _sum(one: Size, other: Size) -> Size:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
+
+
+def _above(moments: Iterable[Moment], held: Size) -> list[Moment]:
+    """Moments during which the caller holds something more."""
+    return [(_sum(size, held), phase) for size, phase in moments]
+
+
+def _highest(moments: list[Moment]) -> tuple[Moment, ...]:
+    first: dict[Size, str] = {}
+    for size, phase in moments:
+        first.setdefault(size, phase)
+    return tuple(highest(first.items()))
 
 
 def _before_recomputing(a: Architecture, key: LayerKey) -> float:
@@ -154,7 +190,7 @@ def _norm(tape: Tape, x: Tensor, a: Architecture, trainable: bool, heads: float 
 def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
     chosen = not key.full and any(one.name == name for one in a.lora_linears(key.targets))
     return Adapter(
-        key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width, key.accumulating
+        key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width
     )
 
 

@@ -26,13 +26,13 @@ def _narrow_gradients(tape: Tape, inputs: float, outputs: float, kind: Adapter) 
     return tape.bytes_(const=HALF * kind.rank * (inputs + outputs))
 
 
-def _hand_over(tape: Tape, narrow: list[Storage], kind: Adapter) -> None:
+def _hand_over(tape: Tape, narrow: list[Storage]) -> None:
     while narrow:
         storage = narrow.pop(0)
         wide = tape.bytes_(const=2 * storage.size[0])
-        if not kind.accumulating:
-            tape.kept.append(wide)
+        tape.keep(wide)
         del storage, wide
+        tape.release()
 
 
 def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -> list[Tensor]:
@@ -58,7 +58,7 @@ def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -
             del weight
         low.clear()
         incoming.clear()
-        _hand_over(tape, narrow, kind)
+        _hand_over(tape, narrow)
         return result
 
     function = tape.make(results[0], 0, HALF, (x,), (x.storage, copies), backward)
@@ -89,7 +89,7 @@ def fused_mlp(tape: Tape, x: Tensor, mlp: int, kind: Adapter) -> Tensor:
         weight = _weight(tape, kind, hidden * mlp)
         del weight, grad_down
         grad.clear()
-        _hand_over(tape, narrow, kind)
+        _hand_over(tape, narrow)
         return (result,)
 
     return tape.make(out, hidden, HALF, (x,), (x.storage, gate, up, copies), backward)

@@ -43,7 +43,7 @@ def _cost(
         del returned, logits
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
-    return LossCost(tuple(highest(tape.moments)), sum(storage.size[0] for storage in tape.kept), float(copy))
+    return LossCost(tuple(highest(tape.seen())), tape.gradients, float(copy))
 
 
 def evaluation_moments(
@@ -69,7 +69,7 @@ def _evaluation(
         returned = tape.bytes_(FP32 * a.vocab_size)
         del returned
     del hidden, loss, logits
-    return tuple(highest(tape.moments))
+    return tuple(highest(tape.seen()))
 
 
 def _final_norm(tape: Tape, hidden: Tensor, a: Architecture, full: bool) -> Tensor:
@@ -95,7 +95,7 @@ def _logits(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains
             weight = tape.bytes_(const=HALF * size)
             if head_width == FP32:
                 weight = tape.bytes_(const=FP32 * size)
-            tape.kept.append(weight)
+            tape.keep(weight)
         return (tape.bytes_(HALF * inputs),)
 
     logits = tape.make(tape.bytes_(HALF * a.vocab_size), a.vocab_size, HALF, (narrow,), saved, backward)
@@ -166,7 +166,7 @@ def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_
 
     def backward(grad: list[Storage]) -> Grads:
         if trains_head:
-            tape.kept.append(saved[1])
+            tape.keep(saved[1])
         result = saved[0]
         saved.clear()
         return (result,)
@@ -188,7 +188,7 @@ def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_he
             weight = tape.bytes_(const=HALF * size)
             if head_width == FP32:
                 weight = tape.bytes_(const=FP32 * size)
-            tape.kept.append(weight)
+            tape.keep(weight)
         return (result,)
 
     return tape.make(tape.bytes_(const=FP32), 0, FP32, (narrow,), saved, backward), None

@@ -26,8 +26,6 @@ class Adapter:
     trainable: bool = False
     """Full fine-tuning: the weight has a gradient and its input is kept."""
     weight_width: int = HALF
-    accumulating: bool = False
-    """Gradients exist from an earlier micro-step: new ones are added in place and die."""
 
 
 def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
@@ -179,8 +177,7 @@ def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Ad
         narrow = tape.bytes_(const=HALF * size)
         wide = tape.bytes_(const=FP32 * size)
         del narrow
-        if not kind.accumulating:
-            tape.kept.append(wide)
+        tape.keep(wide)
         return (tape.bytes_(HALF * inputs),)
 
     return tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (x,), (x.storage, copy), backward)
@@ -203,8 +200,7 @@ def _base_linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter) -> Tensor
             weight = tape.bytes_(const=HALF * size)
             if kind.weight_width != HALF:
                 weight = tape.bytes_(const=kind.weight_width * size)
-            if not kind.accumulating:
-                tape.kept.append(weight)
+            tape.keep(weight)
         return (tape.bytes_(HALF * inputs),)
 
     return tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (narrow,), saved, backward)

@@ -108,7 +108,7 @@ def _layer_moments_of(architecture: Architecture, key: object) -> tuple[tuple[Si
     held = tape.bytes_(architecture.hidden_size * key.stream_width)  # type: ignore[attr-defined]
     out = decoder_layer(tape, tape.leaf(architecture.hidden_size, key.stream_width), architecture, key)  # type: ignore
     del out, held
-    return tuple(highest(tape.moments))
+    return tuple(highest(tape.seen()))
 
 
 def merge_part(architecture: Architecture, setup: Setup) -> Part | None:

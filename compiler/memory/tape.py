@@ -3,14 +3,19 @@
 A size is (const, per token, per token and length, per chunk row) in bytes, so one run holds for every micro-batch
 and sequence length. Tensors die when Python drops them, nodes keep what autograd would save, gradients that meet are
 added into a third tensor: the rules are torch's, and `recipe verify` holds the result against torch itself.
+
+One run holds for the first micro-step, whose gradients stay, and for later ones, whose gradients are added to those
+and die: every moment notes how many of its bytes are gradients that a later micro-step would have let go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Size = tuple[float, float, float, float]
 ZERO: Size = (0.0, 0.0, 0.0, 0.0)
+Moment = tuple[Size, str]
+"""Live bytes, and the phase in which they were first seen."""
 
 
 class Storage:
@@ -20,10 +25,14 @@ class Storage:
 
     def __init__(self, tape: Tape, size: Size) -> None:
         self.tape, self.size = tape, size
-        tape.change(size, 1)
+        const, token, length, row = tape.live
+        tape.live = live = (const + size[0], token + size[1], length + size[2], row + size[3])
+        tape.moments.setdefault((live, tape.released), tape.phase)
 
     def __del__(self) -> None:
-        self.tape.change(self.size, -1)
+        tape, size = self.tape, self.size
+        const, token, length, row = tape.live
+        tape.live = (const - size[0], token - size[1], length - size[2], row - size[3])
 
 
 Grads = Sequence["Storage | None"]
@@ -58,27 +67,35 @@ class Tape:
     def __init__(self, recording: bool = True) -> None:
         self.recording = recording
         """False: as under `torch.no_grad`, nothing is kept for backward."""
-        self.live = [0.0, 0.0, 0.0, 0.0]
-        self.moments: dict[Size, str] = {}
+        self.live = ZERO
+        self.moments: dict[tuple[Size, float], str] = {}
+        """(Live bytes, released gradients) of every allocation -> phase, in the order in which they were first seen."""
         self.nodes: list[Node] = []
         self.kept: list[Storage] = []
         """Gradients of parameters: they stay after the run."""
+        self.gradients = 0.0
+        """Bytes of `kept`."""
+        self.released = 0.0
+        """Of them, bytes that are gone already where they are added to gradients of an earlier micro-step."""
         self.phase = "forward"
         self.saved_at = 0
         """Moments seen when something was last saved: a recomputation stops there (torch's early stop)."""
 
-    def forget_after_last_save(self) -> None:
-        for moment in list(self.moments)[self.saved_at :]:
-            del self.moments[moment]
+    def keep(self, gradient: Storage) -> None:
+        """The gradient of a parameter is done. A later micro-step lets it go with the node that made it, or at
+        `release`."""
+        self.kept.append(gradient)
+        self.gradients += gradient.size[0]
 
-    def change(self, size: Size, sign: int) -> None:
-        live = self.live
-        live[0] += sign * size[0]
-        live[1] += sign * size[1]
-        live[2] += sign * size[2]
-        live[3] += sign * size[3]
-        if sign > 0:
-            self.moments.setdefault(tuple(live), self.phase)
+    def release(self) -> None:
+        self.released = self.gradients
+
+    def seen(self, later: bool = False) -> list[Moment]:
+        """The moments of the first micro-step, or of a `later` one, without those that repeat an earlier one."""
+        first: dict[Size, str] = {}
+        for ((const, token, length, row), released), phase in self.moments.items():
+            first.setdefault((const - released if later else const, token, length, row), phase)
+        return list(first.items())
 
     def bytes_(
         self, per_token: float = 0.0, const: float = 0.0, per_length: float = 0.0, per_row: float = 0.0
@@ -119,6 +136,7 @@ class Tape:
                 continue
             held = [pending.pop(id(node))]
             results = list(node.backward(held))
+            self.release()
             held.clear()
             node.saved.clear()
             results.reverse()
@@ -133,11 +151,19 @@ class Tape:
                 del other, result
 
 
-def highest(moments: dict[Size, str]) -> list[tuple[Size, str]]:
+def highest(moments: Iterable[Moment]) -> list[Moment]:
     """The moments that no other one exceeds in every coefficient; nearly equal ones are folded into the larger."""
-    ordered = sorted(moments.items(), key=lambda item: -sum(item[0]))
-    kept: list[tuple[Size, str]] = []
-    for size, phase in ordered:
-        if not any(all(a + 1e-6 >= b for a, b in zip(other, size, strict=True)) for other, _ in kept):
-            kept.append((size, phase))
+    kept: list[Moment] = []
+    for moment in sorted(moments, key=lambda one: -sum(one[0])):
+        const, token, length, row = moment[0]
+        for (other_const, other_token, other_length, other_row), _ in kept:
+            if (
+                other_token + 1e-6 >= token
+                and other_const + 1e-6 >= const
+                and other_length + 1e-6 >= length
+                and other_row + 1e-6 >= row
+            ):
+                break
+        else:
+            kept.append(moment)
     return kept
