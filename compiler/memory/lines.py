@@ -9,11 +9,13 @@ coefficients are >= 0, so a peak never shrinks when micro-batch or sequence leng
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
+
+RESIDENT = ("weights", "lora_weights")
+"""Terms that lie still through the step; the others come and go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """A named share of a line."""
 
     name: str
@@ -34,9 +36,8 @@ class Term:
         return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One moment of the step and what is alive then."""
+class Line(NamedTuple):
+    """One moment of the step and what is alive then; or what several moments have in common."""
 
     phase: str
     terms: tuple[Term, ...]
@@ -45,6 +46,8 @@ class Line:
     per_token_length: float
     per_chunk_row: float
     per_batched_token: float
+    moving: float
+    """`const` of the terms that come and go."""
 
     def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
         per_token = self.per_token + self.per_token_length * sequence_len
@@ -53,17 +56,22 @@ class Line:
         return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
-def line(phase: str, terms: Iterable[Term]) -> Line:
-    kept = tuple(terms)
-    return Line(
-        phase,
-        kept,
-        sum(term.const for term in kept),
-        sum(term.per_token for term in kept),
-        sum(term.per_token_length for term in kept),
-        sum(term.per_chunk_row for term in kept),
-        sum(term.per_batched_token for term in kept),
-    )
+NOTHING = Line("", (), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def line(phase: str, terms: Iterable[Term], onto: Line = NOTHING) -> Line:
+    """`terms` on top of those of `onto`, which are added up already."""
+    more = tuple(terms)
+    _, held, const, token, length, row, batched, moving = onto
+    for name, _, term_const, term_token, term_length, term_row, term_batched in more:
+        const += term_const
+        token += term_token
+        length += term_length
+        row += term_row
+        batched += term_batched
+        if name not in RESIDENT:
+            moving += term_const
+    return Line(phase, held + more, const, token, length, row, batched, moving)
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

@@ -114,20 +114,18 @@ def _eval_lines(architecture: Architecture, setup: Setup, cpu: bool, slack_facto
 def _with_slack(one: Line, share: float, words: str) -> Line:
     """Add what the allocator holds beside the tensors that come and go within a step. The share is the same for all
     lines of a setup and so are the weights, so the highest line stays the highest."""
-    moving = [term for term in one.terms if term.name not in RESIDENT]
     slack = Term(
         SLACK_PART,
         words,
-        share * sum(term.const for term in moving),
-        share * sum(term.per_token for term in moving),
-        share * sum(term.per_token_length for term in moving),
-        share * sum(term.per_chunk_row for term in moving),
-        share * sum(term.per_batched_token for term in moving),
+        share * one.moving,
+        share * one.per_token,
+        share * one.per_token_length,
+        share * one.per_chunk_row,
+        share * one.per_batched_token,
     )
-    return line(one.phase, (*one.terms, slack))
+    return line(one.phase, (slack,), one)
 
 
-RESIDENT = ("weights", "lora_weights")
 SLACK_PART = "allocator_slack"
 
 

@@ -70,11 +70,11 @@ def eval_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     copies = _autocast_copies(architecture, setup)
     if copies:
         base += (Term("autocast_copies", "two-byte copies of FP32 weights that autocast keeps", copies),)
-    made = []
+    made, below = [], line("", base)
     for size, _ in _layer_moments(architecture, setup, static.stream_bytes, cpu):
-        made.append(line("eval", (*base, Term("layer", "one layer, forward alone", *size))))
+        made.append(line("eval", (Term("layer", "one layer, forward alone", *size),), below))
     for size, _ in evaluation_moments(architecture, setup, static.stream_bytes, static.embedding_bytes):
-        made.append(line("eval", (*base, Term("logits", _EVAL_WORDS[setup.cross_entropy], *size))))
+        made.append(line("eval", (Term("logits", _EVAL_WORDS[setup.cross_entropy], *size),), below))
     return tuple(made)
 
 

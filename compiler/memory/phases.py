@@ -20,22 +20,22 @@ def needs_mask(architecture: Architecture, setup: Setup) -> bool:
 def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
-    base = (*base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes))
+    base = line("", (*base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes)))
     gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
     layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
     head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
     share = rank.gradients / static.gradients if static.gradients else 0.0
     lines = [
-        *_loss_lines(architecture, setup, (*base, *_carried(setup, gradients)), layer, head),
-        *_layer_lines(architecture, setup, (*base, *_whole_gradients(rank)), gradients, layer, head, share),
+        *_loss_lines(architecture, setup, line("", _carried(setup, gradients), base), layer, head),
+        *_layer_lines(architecture, setup, line("", _whole_gradients(rank), base), gradients, layer, head, share),
     ]
     if setup.method == "full" or setup.train_embeddings:
         tail = _root_tail(rank) if rank.root_gradients else _embedding_tail(architecture, setup, static)
-        lines.append(line("backward", (*base, gradients, tail)))
+        lines.append(line("backward", (gradients, tail), base))
     step = Term(
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
-    lines.append(line("optimizer", (*base, gradients, step)))
+    lines.append(line("optimizer", (gradients, step), base))
     return tuple(lines)
 
 
@@ -59,7 +59,7 @@ _LOSS_WORDS = {
 
 
 def _loss_lines(
-    architecture: Architecture, setup: Setup, base: tuple[Term, ...], layer: LayerCost, head: LossCost
+    architecture: Architecture, setup: Setup, base: Line, layer: LayerCost, head: LossCost
 ) -> list[Line]:
     kept = _kept(setup, layer, architecture, architecture.num_layers)
     copies = Term(
@@ -79,14 +79,14 @@ def _loss_lines(
                     per_batched_token=2.0 * architecture.vocab_size,
                 ),
             )
-        made.append(line("loss", (*base, *kept, *extra, loss)))
+        made.append(line("loss", (*kept, *extra, loss), base))
     return made
 
 
 def _layer_lines(
     architecture: Architecture,
     setup: Setup,
-    base: tuple[Term, ...],
+    base: Line,
     gradients: Term,
     layer: LayerCost,
     head: LossCost,
@@ -111,12 +111,12 @@ def _layer_lines(
                 else ()
             )
             made.append(
-                line("layer", (*base, gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside))
+                line("layer", (gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside), base)
             )
             continue
         for kept, done in ((others[0], 0), (others[1], layers - 1)):
             there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
-            made.append(line("layer", (*base, there, *_kept(setup, layer, architecture, kept), inside)))
+            made.append(line("layer", (there, *_kept(setup, layer, architecture, kept), inside), base))
     return made
 
 
