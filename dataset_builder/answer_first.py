@@ -121,7 +121,7 @@ def _grounded(
             fact.end,
             fact.kind,
         )
-        done.append(Grounded(pair, chunk, "template" if question == template else "model", others, fact.subject))
+        done.append(Grounded(pair, chunk, "template" if question == template else "model", others, fact.subject, "own"))
     return done, dropped
 
 

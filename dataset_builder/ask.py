@@ -3,7 +3,7 @@ nothing is left to ask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -14,11 +14,14 @@ from dataset_builder.engine import Engine, Outcome
 from dataset_builder.facts import Fact
 from dataset_builder.judge import Bench
 from dataset_builder.probe import probe
+from dataset_builder.review.decisions import key
+from dataset_builder.review.settle import Settled
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
 from dataset_builder.split import same
 from dataset_builder.views import View
 
+NOTHING_DECIDED = Settled()
 PATH_NOTE = "How the model is asked: {why}."
 ROWS_BY_MODEL = 3
 """Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
@@ -47,6 +50,12 @@ class Asked:
     """How many pairs are missing, and why."""
     notes: tuple[str, ...] = ()
     """Sentences for the card."""
+    review: Settled = NOTHING_DECIDED
+    """What people decided about pairs of these documents."""
+    judged: Mapping[str, str] = field(default_factory=dict)
+    """Pair id -> what the judge said (`good`, `none`, `bad: why`), where one ran."""
+    refused: tuple[Grounded, ...] = ()
+    """Pairs that the judge calls bad."""
 
 
 @dataclass
@@ -55,45 +64,73 @@ class _Pool:
 
     wanted: int
     bench: Bench | None = None
-    undecided: int = 0
-    refused: set[str] = field(default_factory=set)
-    """Ids of pairs that the judge calls bad: they are not asked about twice."""
+    review: Settled = NOTHING_DECIDED
+    judged: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Grounded] = field(default_factory=dict)
+    """Pairs that the judge calls bad, by id: they are not asked about twice."""
     pairs: list[Grounded] = field(default_factory=list)
+    """What was found, whatever people decided about it: what is asked next follows from it, so that a decision about
+    one pair changes no request for another."""
     dropped: list[Dropped] = field(default_factory=list)
+    chosen: list[Grounded] = field(default_factory=list)
+    """What the dataset is to hold of it: what people keep first, nothing that they rejected."""
+    repeats: list[Dropped] = field(default_factory=list)
+    """What repeats a pair that people keep."""
+
+    def __post_init__(self) -> None:
+        self._choose()
 
     @property
     def missing(self) -> int:
-        return self.wanted - len(self.pairs)
+        return self.wanted - len(self.chosen)
 
     def add(self, made: Sequence[Grounded], lost: Sequence[Dropped]) -> None:
         before = {one.pair.id for one in self.pairs}
-        found, repeats = deduplicated([*self.pairs, *(one for one in made if one.pair.id not in self.refused)])
+        new = [one for one in made if one.pair.id not in self.refused]
+        # what repeats a rejected pair does not come in its place
+        found, repeats = deduplicated([*self.pairs, *new], {one.pair.id for one in self.review.rejected.values()})
         self.dropped += [*lost, *repeats]
         if self.bench is not None and (fresh := [one for one in found if one.pair.id not in before]):
             said = self.bench.judge(fresh)
-            self.undecided += said.undecided
+            self.judged |= said.verdicts
             self.dropped += said.dropped
-            self.refused |= {one.pair.id for one in fresh} - {one.pair.id for one in said.kept}
+            self.refused |= {one.pair.id: one for one in fresh if said.verdicts.get(one.pair.id, "").startswith("bad")}
         self.pairs = [one for one in found if one.pair.id not in self.refused]
+        self._choose()
+
+    def _choose(self) -> None:
+        if not self.review.decisions:
+            self.chosen = self.pairs
+            return
+        own = {one.pair.id: one for one in self.pairs}
+        kept = [own.get(one.pair.id, one) for one in self.review.kept.values()]
+        decided = {*self.review.kept, *self.review.rejected}
+        open_ones = [one for one in self.pairs if key(one) not in decided]
+        self.chosen, self.repeats = deduplicated([*kept, *open_ones], {one.pair.id for one in kept})
 
 
-def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: Bench | None = None) -> Asked:
-    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer. `bench`: a judge of each pair."""
+def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: Bench | None = None,
+              review: Settled = NOTHING_DECIDED) -> Asked:  # fmt: skip
+    """Unique pairs up to `pairs.unique`, or all there are and why they are fewer. `bench`: a judge of each pair;
+    `review`: what people decided about them, which outranks it."""
     sections = coverage.items(chunks)
     capable = probe(engine.generator, engine)
-    pool = _Pool(dataset.pairs.unique, bench)
+    pool = _Pool(dataset.pairs.unique, bench, review)
     path, why = capable.path, capable.why
     if path != "answer-first" and (failed := _ask_chunks(engine, path, chunks, sections, dataset.seed, pool)):
         path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
     # A model that writes a form well words a question better than a template does.
     by_model = capable.path != "answer-first"
     _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool, by_model)
-    pairs = tuple(pool.pairs[: pool.wanted])
-    short = _short(len(pairs), pool.wanted, sections)
+    pairs = tuple(pool.chosen[: pool.wanted])
+    short = _short(len(pairs), pool.wanted, sections, len(review.rejected))
     notes = [PATH_NOTE.format(why=why)]
     notes += [bench.note] if bench else []
-    notes += [f"The judge gave no verdict on {pool.undecided:,} pairs; they were kept."] if pool.undecided else []
-    return Asked(pairs, tuple(pool.dropped), sections, path, short, tuple(notes))
+    silent = sum(verdict == "none" for verdict in pool.judged.values())
+    notes += [f"The judge gave no verdict on {silent:,} pairs; they were kept."] if silent else []
+    dropped = (*pool.dropped, *pool.repeats, *review.dropped())
+    return Asked(pairs, dropped, sections, path, short, (*notes, *review.notes()), review, pool.judged,
+                 tuple(pool.refused.values()))  # fmt: skip
 
 
 def _ask_chunks(
@@ -109,9 +146,11 @@ def _ask_chunks(
     asked = 0
     for turn in range(TURNS):
         left = list(order)
-        while left and pool.missing > 0:
+        # the first chunks are asked whatever people keep: the trial must not depend on how much they have read
+        while left and (pool.missing > 0 or not asked):
             rate = max(0.25, len(pool.pairs) / asked) if asked else LIKELY
-            now, left = left[: ceil(pool.missing / rate)], left[ceil(pool.missing / rate) :]
+            size = ceil((pool.missing if asked else pool.wanted) / rate)
+            now, left = left[:size], left[size:]
             plans = [_plan(chunk, turn, facts, pool.pairs) for chunk in now]
             trial = TRIAL if not asked else 0
             asked += len(plans)
@@ -218,17 +257,19 @@ def view_names(one: Grounded, profile: str) -> tuple[str, ...]:
     return pairs.MODEL_VIEWS[0], *others[: ROWS_BY_MODEL - 1]
 
 
-def deduplicated(candidates: Sequence[Grounded]) -> tuple[list[Grounded], list[Dropped]]:
-    """The pairs without those that repeat another, in the order given, and the repeated ones."""
+def deduplicated(candidates: Sequence[Grounded], kept_ids: Collection[str] = ()) -> tuple[
+        list[Grounded], list[Dropped]]:  # fmt: skip
+    """The pairs without those that repeat another, in the order given, and the repeated ones. Those of `kept_ids`, on
+    which people decided, go only where another one of them asks the very same."""
     first: dict[str, Grounded] = {}
     for one in candidates:
         first.setdefault(one.pair.id, one)
     entries = [
         Item(one.pair.id, one.pair.question, one.chunk.document_id, one.chunk.start + one.pair.quote_start,
-             one.chunk.start + one.pair.quote_end)
+             one.chunk.start + one.pair.quote_end, 0 if one.pair.id in kept_ids else 1)
         for one in first.values()
     ]  # fmt: skip
-    gone = duplicates(entries)
+    gone = {one: kept for one, kept in duplicates(entries).items() if one not in kept_ids}
     asked: dict[str, str] = {}
     for one in first.values():  # one question with two answers from two places teaches neither
         if one.pair.id not in gone:
@@ -244,12 +285,13 @@ def _repeated(one: Grounded, kept: Grounded) -> Dropped:
     return Dropped("duplicates", f"repeats another pair: {kept.pair.question}", item)
 
 
-def _short(found: int, wanted: int, sections: dict[str, list[tuple[Fact, Chunk]]]) -> tuple[str, ...]:
+def _short(found: int, wanted: int, sections: dict[str, list[tuple[Fact, Chunk]]], rejected: int) -> tuple[str, ...]:
     if found >= wanted:
         return ()
     facts = sum(len(mine) for mine in sections.values())
     return (
         f"{found:,} of {wanted:,} unique pairs, {wanted - found:,} missing: the documents hold {facts:,} facts in "
-        f"{len(sections):,} sections that can stand alone, and all were asked; add sources or lower "
-        f"dataset.pairs.unique",
+        f"{len(sections):,} sections that can stand alone, and all were asked"
+        + (f" ({rejected:,} rejected in review)" if rejected else "")
+        + "; add sources or lower dataset.pairs.unique",
     )

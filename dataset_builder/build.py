@@ -18,6 +18,8 @@ from pathlib import Path
 from dataset_builder.problems import BuildProblem
 from dataset_builder.progress import Quiet, Report
 from dataset_builder.prompting import prompts_digest
+from dataset_builder.review import decisions
+from dataset_builder.review.decisions import Decisions
 from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
 from dataset_builder.spec import Dataset
 
@@ -29,6 +31,8 @@ NO_ROW_MODULES = frozenset((
 ))  # fmt: skip
 """What decides no row, given documents and replies. A change in any other module makes finished datasets stale, never
 the ledger; the second group decides documents, whose own digests are compared."""
+REVIEW_ROW_MODULES = ("agreement", "decisions", "records", "settle")
+"""Those of `review/` that decide what a build writes; the page is none of them."""
 STAGES = ("read", "chunk", "ask", "split", "variants", "write")
 LOCK = "dataset.lock.json"
 
@@ -74,6 +78,8 @@ class _Work:
     existing: Sequence[Row]
     chunks: Sequence[Chunk]
     stamp: dict[str, str]
+    decisions: Decisions
+    """What people decided in `recipe review`."""
     counts: dict[str, int]
     """Added to as the stages go."""
 
@@ -93,7 +99,10 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     documents, left_out = read(dataset, place, report)
     existing, refused = _existing(dataset, place)
     left_out += refused
-    stamp = stamp_of(dataset, documents, tokenizer) | {"existing_digest": digest(*(row.id for row in existing))}
+    decided = decisions.load(place.folder / decisions.FILE)
+    stamp = stamp_of(dataset, documents, tokenizer) | {
+        "existing_digest": digest(*(row.id for row in existing)), "review_digest": decisions.digest_of(decided)
+    }  # fmt: skip
     if until == "write" and shard == (1, 1) and is_current(place, stamp):
         return Result("unchanged")
     counts = {"documents": len(documents)} | ({"existing rows": len(existing)} if existing else {})
@@ -103,7 +112,7 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
-    work = _Work(documents, left_out, existing, chunks, stamp, counts)
+    work = _Work(documents, left_out, existing, chunks, stamp, decided, counts)
     return _from_chunks(dataset, place, report, until, tokenizer, shard, work)
 
 
@@ -114,6 +123,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     from dataset_builder.ask import ask_pairs, write_views
     from dataset_builder.engine import Engine
     from dataset_builder.ledger import Ledger
+    from dataset_builder.review.settle import settle
 
     chunks, counts = work.chunks, work.counts
     total = dataset.pairs.rows
@@ -123,7 +133,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
         _bench(dataset, place, ledger, report, chunks) as bench,
     ):
         mine = [one for one in chunks if int(one.id, 16) % shard[1] == shard[0] - 1]
-        asked = ask_pairs(engine, dataset, mine, bench)
+        asked = ask_pairs(engine, dataset, mine, bench, settle(work.decisions, mine))
         counts["unique pairs"] = len(asked.pairs)
         if until == "ask" or shard != (1, 1):
             return Result("ask", counts, asked.short)
@@ -144,7 +154,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     before = changes.former(place.folder, LOCK)
     since = changes.sentences(before, work.stamp, work.documents, (*made.train, *made.transfer))
     _write(dataset, place, asked, made, unwritten, spent, short, since, work, tokenizer)
-    return Result("write", counts, short, since)
+    return Result("write", counts, short, (*since, *asked.review.sentences()))
 
 
 @contextmanager
@@ -203,7 +213,9 @@ def stamp_of(dataset: Dataset, documents: Sequence[Document], tokenizer: Path | 
 
 
 def _builder_digest() -> str:
-    modules = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in NO_ROW_MODULES)
+    here = Path(__file__).parent
+    modules = sorted(path for path in here.glob("*.py") if path.stem not in NO_ROW_MODULES)
+    modules += [here / "review" / f"{name}.py" for name in REVIEW_ROW_MODULES]
     return digest(*(text for path in modules for text in (path.stem, path.read_text(encoding="utf-8"))))
 
 
@@ -276,9 +288,12 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
     """All files, each whole or not at all, the lock last; what is written is read back and must be trainable."""
     from dataset_builder import card, coverage, lengths, places, table
     from dataset_builder.materials import write_whole
+    from dataset_builder.review import records
 
     tokens = lengths.lengths(made.train, tokenizer)
     dropped = (*work.left_out, *asked.dropped, *unwritten, *made.dropped)
+    held_out = {row.parent for row in made.transfer}
+    read_by_people = records.records(asked.pairs, held_out, asked.review, asked.refused, asked.judged)
     notes = (*since, *asked.notes, *(f"Short of the target: {text}." for text in short))
     texts = {
         "train.csv": table.csv_text(made.train),
@@ -290,6 +305,7 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
         ),
         "evidence.jsonl": places.evidence_text(asked.pairs, work.documents, place.root),
         "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),
+        **records.texts(read_by_people),
     }
     (place.folder / LOCK).unlink(missing_ok=True)
     for name, text in texts.items():

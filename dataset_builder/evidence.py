@@ -94,6 +94,15 @@ def locate(quote: str, text: str) -> tuple[int, int] | None:
     return start, end
 
 
+def is_exact(quote: str, found: str) -> bool:
+    """Whether a quote that was located says the same letters as the place, case, spaces and marks aside."""
+    return _bare(quote) in project(found)[0].casefold()
+
+
+def _bare(quote: str) -> str:
+    return project(quote)[0].strip().strip("\"'").removesuffix("...").strip().casefold()
+
+
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without blanks at its ends, grown to the edges of the words it cuts."""
     while start < end and text[start].isspace():

@@ -8,8 +8,8 @@ the corpus itself; one that lets bad ones through, or throws good ones away, is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dataset_builder import prompting
 from dataset_builder.engine import BadReply, Engine
@@ -89,8 +89,8 @@ class Judged:
 
     kept: tuple[Grounded, ...]
     dropped: tuple[Dropped, ...]
-    undecided: int = 0
-    """Of the kept ones: no reply was a verdict, so the code's checks stand alone."""
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+    """Pair id -> `good`, `bad: why` or `none`: no reply was a verdict, so the code's checks stand alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +189,16 @@ def trial(engine: Engine, birds: Sequence[Canary]) -> Trial:
 def judged(engine: Engine, pairs: Sequence[Grounded]) -> Judged:
     """What the judge says of pairs, in the order given. A pair without a verdict is kept and counted."""
     reasons: dict[str, str] = {}
-    undecided = 0
+    verdicts: dict[str, str] = {}
     requests = (request(one.pair.question, one.pair.answer, one.chunk, engine.generator, one) for one in pairs)
     for outcome in engine.run(requests, verdict, total=len(pairs)):
-        if outcome.value is None:
-            undecided += 1
-        elif not outcome.value[0]:
-            reasons[outcome.request.about.pair.id] = outcome.value[1]
+        name = outcome.request.about.pair.id
+        good, why = outcome.value or (True, "")
+        verdicts[name] = "none" if outcome.value is None else "good" if good else f"bad: {why}"
+        if not good:
+            reasons[name] = why
     dropped = [_dropped(one, reasons[one.pair.id]) for one in pairs if one.pair.id in reasons]
-    return Judged(tuple(one for one in pairs if one.pair.id not in reasons), tuple(dropped), undecided)
+    return Judged(tuple(one for one in pairs if one.pair.id not in reasons), tuple(dropped), verdicts)
 
 
 def _dropped(one: Grounded, reason: str) -> Dropped:

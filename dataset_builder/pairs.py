@@ -7,12 +7,13 @@ text.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset_builder import prompting, sentences
 from dataset_builder.blocks import blocks_of
-from dataset_builder.evidence import answer_problem, locate, project, question_problem
+from dataset_builder.evidence import answer_problem, is_exact, locate, project, question_problem
 from dataset_builder.facts import Fact, set_in, topic
 from dataset_builder.identifiers import exact_words, missing_words
 from dataset_builder.ledger import Reply, Request
@@ -108,13 +109,13 @@ def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     question = _in_its_setting(asked, chunk)
     quote = candidate.get("quote") if isinstance(candidate.get("quote"), str) else ""
     place = locate(quote, chunk.text) if quote else None
+    proof = "near" if place and not is_exact(quote, chunk.text[slice(*place)]) else "exact"
     if place is None and quote.strip():
-        place = best_evidence(answer, chunk)
-    source = grounds(chunk)
+        place, proof = best_evidence(answer, chunk), "picked"
     problem = question_problem(asked) or question_problem(question)
     if problem is None and place is None:
         problem = "quote is not in the source" if quote.strip() else "no quote"
-    problem = problem or answer_problem(question, answer, source) or _unproven(question, answer, chunk, place)
+    problem = problem or answer_problem(question, answer, grounds(chunk)) or _unproven(question, answer, chunk, place)
     if problem is not None or place is None:
         item = {
             "question": question,
@@ -127,7 +128,32 @@ def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     kind = candidate.get("kind") if candidate.get("kind") in KINDS else "direct"
     start, end = place
     name = digest(question, answer, chunk.id)
-    return Grounded(Pair(name, chunk.id, question, answer, chunk.text[start:end], start, end, kind), chunk)
+    return Grounded(Pair(name, chunk.id, question, answer, chunk.text[start:end], start, end, kind), chunk, proof=proof)
+
+
+def by_person(question: str, answer: str, quote: str, chunk: Chunk) -> Grounded | str:
+    """What a person wrote, held to the checks of `verify` word for word, or why it is refused: nothing is put in front
+    of the question, and no other quote is looked for."""
+    question, answer = question.strip(), _tidy(answer)
+    if problem := unreadable(f"{question}\n{answer}"):
+        return problem
+    start = chunk.text.find(quote.strip()) if quote.strip() else -1
+    place = (start, start + len(quote.strip())) if start >= 0 else locate(quote, chunk.text)
+    problem = question_problem(question)
+    if problem is None and place is None:
+        problem = "quote is not in the source" if quote.strip() else "no quote"
+    problem = problem or answer_problem(question, answer, grounds(chunk)) or _unproven(question, answer, chunk, place)
+    if problem is not None or place is None:
+        return problem or "no quote"
+    start, end = place
+    pair = Pair(digest(question, answer, chunk.id), chunk.id, question, answer, chunk.text[start:end], start, end)
+    return Grounded(pair, chunk, "person", proof="exact")
+
+
+def unreadable(text: str) -> str | None:
+    """Why a text can stand in no table, or None."""
+    bad = next((char for char in text if unicodedata.category(char) in {"Cc", "Cs"} and char not in "\n\t"), None)
+    return f"holds a character that no table may hold: U+{ord(bad):04X}" if bad else None
 
 
 def _in_its_setting(question: str, chunk: Chunk) -> str:

@@ -106,6 +106,9 @@ class Grounded:
     """Further checked wordings of the same question."""
     subject: str = ""
     """What the pair is about, where code found it in the document."""
+    proof: str = ""
+    """How the quote was found: `exact` as the model gave it, `near` to it, `picked` by code in its place, `own`: the
+    answer is the document's own sentence; "" where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
