@@ -43,5 +43,6 @@ lint: setup
 	@.venv/bin/ruff check .
 
 test: lint
+	@requirements/browser.sh
 	@$(RECIPE) build --check
 	@.venv/bin/python -m pytest

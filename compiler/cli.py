@@ -14,6 +14,7 @@ COMMANDS = {
     "plan": "The plan for each target; writes nothing.",
     "build": "Write generated/<recipe>/<target>/ for every target.",
     "data": "Build or resume the dataset.",
+    "review": "Read the pairs on a local page: accept, edit, reject.",
     "explain": "What a field, a GPU or a model is, or why not another value.",
     "schema": "JSON Schema of a recipe, for editors.",
     "verify": "Trace one real training step without a GPU; compare with the plan.",

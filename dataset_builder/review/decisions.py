@@ -14,6 +14,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from dataset_builder.problems import BuildProblem
@@ -32,7 +33,7 @@ class Wording:
     quote: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decision:
     """One verdict on one pair, with the pair as its reader saw it."""
 
@@ -57,7 +58,7 @@ class Decision:
     note: str = ""
     """Why, in the reader's words."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What the decision is about, whatever else of the page changes."""
         return key_of(self.question, self.answer, self.document)
@@ -121,13 +122,15 @@ def _decision(value: dict) -> Decision:
 
 def text_of(decisions: Decisions) -> str:
     """The file's text; equal decisions give equal bytes."""
-    ordered = sorted(decisions.values(), key=lambda one: (one.document, one.key))
-    return "".join(json.dumps(_short(asdict(one)), ensure_ascii=False) + "\n" for one in ordered)
+    ordered = sorted(decisions.items(), key=lambda item: (item[1].document, item[0]))
+    return "".join(_line(one) for _, one in ordered)
 
 
-def _short(value: dict) -> dict:
-    """Without what is empty anyway."""
-    return {name: part for name, part in value.items() if part not in (None, "", (), [])}
+@lru_cache(maxsize=1 << 15)
+def _line(one: Decision) -> str:
+    """Without what is empty anyway. Remembered, for each decision writes all of them."""
+    value = {name: part for name, part in asdict(one).items() if part not in (None, "", ())}
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def digest_of(decisions: Decisions) -> str:
@@ -145,11 +148,7 @@ class Store:
 
     def read(self) -> dict[str, Decision]:
         """What is on disk now; parsed again only where the file changed. Not to be altered by the caller."""
-        try:
-            state = self.path.stat()
-            seen = (state.st_mtime_ns, state.st_size, state.st_ino)
-        except OSError:
-            seen = None
+        seen = self._state()
         if seen is None or seen != self._seen:
             self._known, self._seen = load(self.path), seen
         return self._known
@@ -162,9 +161,20 @@ class Store:
             now = dict(self.read())
             now.pop(about, None)
             if decision is not None:
-                now[decision.key] = decision
-            write_whole(self.path, text_of(now))
+                now[about] = decision
+            text = text_of(now)
+            write_whole(self.path, text)
+            state = self._state()
+            if self.path.read_bytes() == text.encode():  # else git was faster: it is read again
+                self._known, self._seen = now, state
             return self.read()
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            state = self.path.stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 @contextlib.contextmanager
