@@ -70,7 +70,7 @@ def _tokenizer(base_model: str) -> Path | None:
 
 def _tell(result, place) -> None:
     if result.stage == "unchanged":
-        same = "recipe, documents, prompts and builder are as they were"
+        same = "recipe, documents, decisions, prompts and builder are as they were"
         click.echo(f"{place.relative('train.csv')} is up to date: {same}.")
         return
     click.echo(", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
