@@ -7,24 +7,21 @@ the budget: a larger budget only adds points, so more memory never makes a plan 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from compiler.constraints import conflict, dominated
+from compiler.cells import Batch, Cell, Peaks, cells_of
 from compiler.domain import Domain
-from compiler.memory import margin_bytes, peak_lines, predict_memory, verdict
-from compiler.memory.lines import Line, chunk_rows
-from compiler.memory.overhead import overhead_bytes, overhead_factor
-from compiler.rules.adapter import kernels_obstacle
+from compiler.memory import host_bytes, margin_bytes, peak_bytes, verdict_of
 from compiler.rules.draft import Draft
-from compiler.rules.schedule import effective_batch_for
 from compiler.space import DOMAINS
 from compiler.speed import predict_speed
-from compiler.values import Case, Machine, Memory, Setup, Speed
+from compiler.values import Case, Machine, Setup, Speed
 
-MAX_MICRO_BATCH = 64
+NEXT_BYTES = 2 * 2**30
+"""More memory, of which a plan says what it would buy."""
 UNKNOWN_HOST_RAM_BYTES = 16 * 2**30
 """What offloads may take of a host whose RAM the recipe does not state."""
 CHEAP_PLAIN = {
@@ -43,33 +40,16 @@ its own error: the plain setting's figure counts, and the plan takes no lever fo
 CAP = "a lever that saves memory is not counted as faster than the plain setting"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One combination of options. Its points differ in micro-batch and accumulation only."""
-
-    values: Mapping[str, Any]
-    """Every field of a setup but the two of the batch."""
-    order: tuple[int, ...]
-    """Rank of each option in its domain: decides between equals."""
-    batches: tuple[tuple[int, int], ...]
-    """(micro-batch, accumulation), ascending in micro-batch."""
-
-    def setup(self, batch: tuple[int, int], **changes: Any) -> Setup:
-        return Setup(micro_batch=batch[0], gradient_accumulation=batch[1], **{**self.values, **changes})
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One setup of the space, not yet built."""
 
-    bound: float
-    """Tokens per second that it cannot exceed."""
-    order: tuple[int, ...]
-    cell: Cell
-    batch: tuple[int, int]
     peak_bytes: int
     needed_bytes: int
     """The prediction and its margin."""
+    order: tuple[int, ...]
+    """Decides between equals: the ranks of its options, then the micro-batch."""
+    cell: Cell
+    batch: Batch
 
     @property
     def setup(self) -> Setup:
@@ -77,7 +57,11 @@ class Point:
 
     def matches(self, fixed: Mapping[str, Any]) -> bool:
         values = self.cell.values
-        return all((values[name] if name in values else self.batch[0]) == value for name, value in fixed.items())
+        return all(value == (values[name] if name in values else self.batch[0]) for name, value in fixed.items())
+
+
+Ranked = tuple[float, Point]
+"""Tokens per second that a point cannot exceed, and the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +71,41 @@ class Search:
     draft: Draft
     domains: Mapping[str, Domain]
     points: tuple[Point, ...]
-    """The best bound first."""
     broken: str | None
     """Why the pinned fields cannot run; the plan is then a prediction only."""
-    memories: dict[Setup, Memory] = field(default_factory=dict)
-    speeds: dict[Setup, float] = field(default_factory=dict)
+    rankings: dict[int, tuple[Ranked, ...]] = field(default_factory=dict)
+    peaks: dict[Setup, int] = field(default_factory=dict)
+    rates: dict[Setup, float] = field(default_factory=dict)
+    capped: dict[Setup, float] = field(default_factory=dict)
     answers: dict[tuple[Any, ...], Setup | None] = field(default_factory=dict)
 
     @property
     def case(self) -> Case:
         return self.draft.case
 
-    def memory(self, setup: Setup) -> Memory:
-        if setup not in self.memories:
-            self.memories[setup] = predict_memory(self.case.model.architecture, setup, self.case.machine)
-        return self.memories[setup]
-
     def peak_bytes(self, setup: Setup) -> int:
-        return self.memory(setup).total_bytes
+        """The predicted peak of any setup. Raises ValueError where it is not known."""
+        if setup not in self.peaks:
+            self.peaks[setup] = peak_bytes(self.case.model.architecture, setup, self.case.machine)
+        return self.peaks[setup]
+
+    def host_bytes(self, setup: Setup) -> int:
+        return host_bytes(self.case.model.architecture, setup, self.case.machine)
 
     def tokens_per_second(self, setup: Setup) -> float:
         """The predicted speed, not above the plain setting's (see PLAIN)."""
-        if setup not in self.speeds:
-            self.speeds[setup] = _predicted(self.case, setup)
-            changes = _plain_values(PLAIN, lambda name: getattr(setup, name))
-            if changes:
-                plain = self.tokens_per_second(replace(setup, **changes))
-                self.speeds[setup] = min(self.speeds[setup], plain)
-        return self.speeds[setup]
+        if setup not in self.capped:
+            rate, changes = self._rate(setup), _plain_values(PLAIN, lambda name: getattr(setup, name))
+            plain = self.tokens_per_second(replace(setup, **changes)) if changes else rate
+            self.capped[setup] = min(rate, plain)
+        return self.capped[setup]
+
+    def _rate(self, setup: Setup) -> float:
+        if setup not in self.rates:
+            case = self.case
+            speed = predict_speed(case.model.architecture, setup, case.machine, case.dataset)
+            self.rates[setup] = speed.tokens_per_second
+        return self.rates[setup]
 
     def speed(self, setup: Setup, epochs: float, max_steps: int | None) -> Speed:
         """The whole run, explained, at the speed that the choice counted with."""
@@ -133,7 +124,11 @@ class Search:
         machine = machine_for(self.case.machine, setup)
         if budget_bytes is not None:
             machine = replace(machine, budget_bytes=budget_bytes)
-        return verdict(self.memory(setup), machine)
+        return verdict_of(self.peak_bytes(setup), self.host_bytes(setup), machine)
+
+    def _fits_host(self, setup: Setup) -> bool:
+        ram = machine_for(self.case.machine, setup).host_ram_bytes
+        return ram is None or self.host_bytes(setup) <= ram
 
     def best(self, budget_bytes: int | None = None, **fixed: Any) -> Setup | None:
         """The fastest setup that fits among those with the given field values, in the case's budget or another one."""
@@ -145,22 +140,54 @@ class Search:
 
     def _best(self, budget_bytes: int, fixed: Mapping[str, Any]) -> Setup | None:
         winner, winner_key = None, None
-        for point in self.points:
-            if winner_key is not None and -point.bound > winner_key[0]:
+        for bound, point in self._ranking(budget_bytes):
+            if winner_key is not None and -bound > winner_key[0]:
                 break
             if point.needed_bytes > budget_bytes or not point.matches(fixed):
                 continue
             setup = point.setup
             key = (-self.tokens_per_second(setup), point.order)
-            # the verdict knows of host RAM too
-            if (winner_key is None or key < winner_key) and self.verdict(setup, budget_bytes)[0] == "fits":
+            if (winner_key is None or key < winner_key) and self._fits_host(setup):
                 winner, winner_key = setup, key
+                self.peaks[setup] = point.peak_bytes
         return winner
+
+    def _ranking(self, budget_bytes: int) -> tuple[Ranked, ...]:
+        """The points that any budget asked for has room for, the best bound first."""
+        machine = self.case.machine
+        reach = max(budget_bytes, machine.vram_bytes, machine.budget_bytes + NEXT_BYTES)
+        if reach not in self.rankings:
+            within = [point for point in self.points if point.needed_bytes <= reach]
+            ranked = sorted(zip(self.bounds(within), within, strict=True), key=lambda one: (-one[0], one[1].order))
+            self.rankings[reach] = tuple(ranked)
+        return self.rankings[reach]
+
+    def bounds(self, points: Sequence[Point]) -> list[float]:
+        """Tokens per second that each point cannot exceed: those of its plain settings, which many cells share."""
+        rates: dict[tuple[Any, ...], float] = {}
+        bounds = []
+        for _, several in groupby(points, key=lambda point: id(point.cell)):
+            same = list(several)
+            values, kinds = same[0].cell.values, {}
+            for levers in (CHEAP_PLAIN, PLAIN):
+                changes = _plain_values(levers, values.__getitem__)
+                kinds[tuple([changes.get(name, values[name]) for name in self.domains])] = changes
+            for point in same:
+                for key, changes in kinds.items():
+                    if (key, point.batch) not in rates:
+                        rates[key, point.batch] = self._rate(point.cell.setup(point.batch, **changes))
+                bounds.append(min([rates[key, point.batch] for key in kinds]))
+        return bounds
 
     def smallest(self, **fixed: Any) -> Setup | None:
         """The setup that needs least memory among those with the given field values."""
         allowed = [point for point in self.points if point.matches(fixed)]
-        return min(allowed, key=lambda point: (point.peak_bytes, point.order)).setup if allowed else None
+        if not allowed:
+            return None
+        least = min(allowed, key=lambda point: (point.peak_bytes, point.order))
+        setup = least.setup
+        self.peaks[setup] = least.peak_bytes
+        return setup
 
 
 def machine_for(machine: Machine, setup: Setup) -> Machine:
@@ -174,107 +201,20 @@ def machine_for(machine: Machine, setup: Setup) -> Machine:
 
 
 def search(draft: Draft) -> Search:
-    """The space of a case with memory and bounds; `draft` holds what the rules before the choice settled."""
+    """The space of a case with its memory; `draft` holds what the rules before the choice settled."""
+    machine = draft.case.machine
     domains = {rule.__name__: rule(draft) for rule in DOMAINS}
-    cells, broken = _cells(draft, domains)
+    cells, broken = cells_of(draft, domains)
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
-    speeds: dict[tuple[Any, ...], float] = {}
-    drawn: dict[tuple[Any, ...], tuple[Line, ...]] = {}
-    points = []
+    peaks, points = Peaks(draft.case.model.architecture, machine), []
     for cell in cells:
-        kinds = []
-        for levers in (CHEAP_PLAIN, PLAIN):
-            changes = _plain_values(levers, cell.values.__getitem__)
-            key = tuple(changes.get(name, cell.values[name]) for name in domains)
-            if all(key != other for other, _ in kinds):
-                kinds.append((key, changes))
-        for batch, peak in zip(cell.batches, _peaks(draft.case, cell, drawn), strict=True):
-            for key, changes in kinds:
-                if (key, batch) not in speeds:
-                    speeds[key, batch] = _predicted(draft.case, cell.setup(batch, **changes))
-            bound = min(speeds[key, batch] for key, _ in kinds)
-            needed = peak + margin_bytes(peak, draft.case.machine)
-            points.append(Point(bound, (*cell.order, batch[0]), cell, batch, peak, needed))
-    points.sort(key=lambda point: (-point.bound, point.order))
+        for batch, peak in zip(cell.batches, peaks.of(cell), strict=True):
+            points.append(Point(peak, peak + margin_bytes(peak, machine), (*cell.order, batch[0]), cell, batch))
     return Search(draft, domains, tuple(points), cannot)
-
-
-def _peaks(case: Case, cell: Cell, drawn: dict[tuple[Any, ...], tuple[Line, ...]]) -> list[int]:
-    """`peak_bytes` of every batch of a cell. `drawn` keeps the lines of cells that differ only in what moves along
-    them:
-    batch and length (but for a window shorter than the length, which needs a mask) and packing."""
-    architecture, machine = case.model.architecture, case.machine
-    length, peaks, factor = cell.values["sequence_len"], [], overhead_factor(machine)
-    masked = length if architecture.sliding_window and length > architecture.sliding_window else None
-    kind = tuple(value for name, value in cell.values.items() if name not in ("sequence_len", "sample_packing"))
-    for batch in cell.batches:
-        key = (*kind, masked, batch[1] > 1)
-        if key not in drawn:
-            drawn[key] = peak_lines(architecture, cell.setup(batch), machine.backend == "cpu", factor)
-        tokens = batch[0] * length
-        rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-        live = round(max([line.bytes_at(tokens, length, rows) for line in drawn[key]]))
-        peaks.append(live + overhead_bytes(live, machine))
-    return peaks
 
 
 def _plain_values(levers: Mapping[str, Mapping[Any, Any]], value_of: Callable[[str], Any]) -> dict[str, Any]:
     return {name: plain[value_of(name)] for name, plain in levers.items() if value_of(name) in plain}
-
-
-def _predicted(case: Case, setup: Setup) -> float:
-    return predict_speed(case.model.architecture, setup, case.machine, case.dataset).tokens_per_second
-
-
-def _cells(draft: Draft, domains: Mapping[str, Domain]) -> tuple[list[Cell], str | None]:
-    """Every allowed combination of options; if the pinned fields exclude all, the forbidden ones and why."""
-    allowed: list[Cell] = []
-    forbidden: list[Cell] = []
-    reason = None
-    names, base = tuple(domains), _base(draft)
-    kernels = {name: _kernels(draft, name) for name in domains["method"].options}
-    batches = {
-        (length, packing): _batches(draft, length, packing)
-        for length in domains["sequence_len"].options
-        for packing in domains["sample_packing"].options
-    }
-    for ranks in product(*(range(len(domain.options)) for domain in domains.values())):
-        values = {name: domains[name].options[rank] for name, rank in zip(names, ranks, strict=True)}
-        if dominated(draft, values):
-            continue
-        values |= base | {"lora_kernels": kernels[values["method"]]}
-        cell = Cell(values, ranks, batches[values["sequence_len"], values["sample_packing"]])
-        clash = conflict(cell.setup((1, 1)))
-        reason = reason or (clash and clash[1])
-        (forbidden if clash else allowed).append(cell)
-    return (allowed, None) if allowed else (forbidden, reason)
-
-
-def _base(draft: Draft) -> dict[str, Any]:
-    """The fields of a setup that are not searched."""
-    names = ("precision", "weights_dtype", "double_quant", "train_embeddings")
-    values = {name: draft.value(name) for name in names}
-    if not draft.full:
-        values |= {name: draft.value(name) for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")}
-    return values | {"devices": draft.case.machine.count}
-
-
-def _kernels(draft: Draft, method: str) -> bool:
-    asked = draft.asked("lora_kernels")
-    return method != "full" and (asked if asked is not None else kernels_obstacle(draft, method) is None)
-
-
-def _batches(draft: Draft, sequence_len: int, packing: bool) -> tuple[tuple[int, int], ...]:
-    """(micro-batch, accumulation) whose product with the devices is the effective batch; ascending."""
-    batch, devices = effective_batch_for(draft, sequence_len, packing), draft.case.machine.count
-    asked, steps = draft.asked("micro_batch"), draft.asked("gradient_accumulation")
-    share = max(1, batch // devices)
-    if asked:
-        return ((asked, steps or max(1, share // asked)),)
-    if steps:
-        return ((max(1, share // steps), steps),)
-    sizes = (size for size in range(1, min(share, MAX_MICRO_BATCH) + 1) if share % size == 0)
-    return tuple((size, share // size) for size in sizes)
 
 
 def why_not(case: Case, field: str, value: Any) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from compiler.choose import Search
+from compiler.choose import NEXT_BYTES, Search
 from compiler.constraints import BITSANDBYTES
 from compiler.rules.draft import percent
 from compiler.units import format_size
 from compiler.values import Alternative, Setup
 
-NEXT_BYTES = 2 * 2**30
 FRONTIER_STEP = 0.05
 """Two points of the frontier differ by at least this share of the budget: closer ones are noise of the prediction."""
 MAX_FRONTIER = 8
@@ -131,7 +130,7 @@ def miss(found: Search, setup: Setup) -> str:
             f"{format_size(over)} more than the budget of {format_size(budget)}"
         )
     if word != "fits":
-        return f"needs {format_size(found.memory(setup).host_bytes)} of host RAM, more than there is"
+        return f"needs {format_size(found.host_bytes(setup))} of host RAM, more than there is"
     return f"fits in {format_size(total)}"
 
 

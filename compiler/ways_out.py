@@ -60,7 +60,7 @@ def _way(found: Search, text: str, setup: Setup) -> WayOut:
     elif over > 0:
         ending = f"with its margin of {format_size(margin)} still {format_size(over)} too much"
     else:
-        ending = f"but {format_size(found.memory(setup).host_bytes)} of host RAM, more than there is"
+        ending = f"but {format_size(found.host_bytes(setup))} of host RAM, more than there is"
     return WayOut(f"{text}: {format_size(total)}, {ending}", total)
 
 

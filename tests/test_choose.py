@@ -1,13 +1,21 @@
 """The choice: exhaustive, within its rules, right on the cases people have."""
 
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+
 import pytest
 from planner_cases import CPU, DEV, GEMMA, GIB, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case, measured, with_budget
 
-from compiler.choose import why_not
-from compiler.constraints import conflict
+from compiler.cells import MAX_MICRO_BATCH
+from compiler.choose import PLAIN, machine_for, why_not
+from compiler.constraints import conflict, dominated
 from compiler.memory import predict_memory, verdict
+from compiler.memory.model import _moments
 from compiler.plan import plan, settled_search
 from compiler.problems import WorldProblem
+from compiler.rules.adapter import kernels_obstacle
+from compiler.rules.schedule import effective_batch_for
 from compiler.speed import predict_speed
 from compiler.values import Setup
 
@@ -22,20 +30,68 @@ CASES = [
 ]
 
 
+def everything(found):
+    """Every setup of a case's space, built from nothing but the options: (setup, order, bytes, tokens per second)."""
+    space, machine, model = settled_search(found), found.machine, found.model.architecture
+    template, names = space.points[0].setup, tuple(space.domains)
+    rate = lru_cache(maxsize=None)(lambda setup: predict_speed(model, setup, machine, found.dataset).tokens_per_second)
+    for ranks in product(*(range(len(one.options)) for one in space.domains.values())):
+        values = {name: space.domains[name].options[rank] for name, rank in zip(names, ranks, strict=True)}
+        if dominated(space.draft, values):
+            continue
+        kernels = values["method"] != "full" and kernels_obstacle(space.draft, values["method"]) is None
+        rows = effective_batch_for(space.draft, values["sequence_len"], values["sample_packing"]) // machine.count
+        for size in range(1, max(1, min(rows, MAX_MICRO_BATCH)) + 1):
+            if rows and rows % size:
+                continue
+            batch = {"micro_batch": size, "gradient_accumulation": max(1, rows // size), "lora_kernels": kernels}
+            setup = replace(template, **values, **batch)
+            if conflict(setup):
+                continue
+            plain = {name: same[values[name]] for name, same in PLAIN.items() if values[name] in same}
+            memory = predict_memory(model, setup, machine)
+            yield setup, (*ranks, size), memory, min(rate(setup), rate(replace(setup, **plain)))
+
+
 @pytest.mark.parametrize("found", CASES, ids=lambda one: f"{one.model.id}-{one.machine.id}-{one.machine.count}")
-def test_the_choice_is_that_of_trying_everything(found):
+def test_the_search_answers_as_trying_everything_does(found):
+    """The choice, the best with each option, and the choice within other budgets; and the bytes of every point."""
+    space, tried = settled_search(found), list(everything(found))
+    assert {point.setup: point.peak_bytes for point in space.points} == {
+        setup: memory.total_bytes for setup, _, memory, _ in tried
+    }
+    for point, bound in zip(space.points, space.bounds(space.points), strict=True):
+        assert space.tokens_per_second(point.setup) <= bound
+    machine = found.machine
+    budgets = [machine.budget_bytes, machine.vram_bytes, machine.budget_bytes // 2, 2 * machine.vram_bytes]
+    options = [{}, *({name: one} for name, domain in space.domains.items() for one in domain.options)]
+    for budget, fixed in [(budget, {}) for budget in budgets] + [(budgets[0], one) for one in options]:
+        fitting = [
+            (-rate, order, setup)
+            for setup, order, memory, rate in tried
+            if all(getattr(setup, name) == value for name, value in fixed.items())
+            and verdict(memory, replace(machine_for(machine, setup), budget_bytes=budget))[0] == "fits"
+        ]
+        best = min(fitting, key=lambda one: one[:2])[2] if fitting else None
+        assert space.best(budget, **fixed) == best, (budget, fixed)
+        assert best is None or space.tokens_per_second(best) == -min(fitting)[0]
+    for fixed in options:
+        same = [one for one in tried if all(getattr(one[0], name) == value for name, value in fixed.items())]
+        least = min(same, key=lambda one: (one[2].total_bytes, one[1]))[0] if same else None
+        assert space.smallest(**fixed) == least, fixed
+
+
+def test_a_plan_predicts_few_of_its_points():
+    """What keeps a plan quick, counted: a setup's moments are derived once for all optimizers and micro-batches, and
+    a speed once for all settings that only save memory."""
+    found = case(effective_batch=16)
+    _moments.cache_clear()
     space = settled_search(found)
-    machine, model = found.machine, found.model.architecture
-    fitting = []
-    for point in space.points:
-        memory = predict_memory(model, point.setup, machine)
-        assert memory.total_bytes == point.peak_bytes
-        rate = space.tokens_per_second(point.setup)
-        assert rate <= point.bound
-        assert rate <= predict_speed(model, point.setup, machine, found.dataset).tokens_per_second
-        if space.verdict(point.setup)[0] == "fits":
-            fitting.append((-rate, point.order, point.setup))
-    assert min(fitting)[2] == space.best()
+    assert space.best() is not None and len(space.points) >= 360
+    assert len(space.rates) <= len(space.points) / 4
+    assert _moments.cache_info().misses <= len(space.points) / 12
+    settled_search(with_budget(found, 6 * GIB)).best()
+    assert _moments.cache_info().misses <= len(space.points) / 12, "moments do not depend on the card's budget"
 
 
 def test_a_space_holds_no_setup_that_breaks_a_constraint():

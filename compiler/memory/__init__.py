@@ -1,7 +1,8 @@
 """Peak memory of a training step, as named parts that sum to the total.
 
     predict_memory(architecture, setup, machine, eval_batch=0) -> Memory      explained, with host RAM
-    peak_bytes(architecture, setup, machine) -> int             the same total, cheap: for searching
+    peak_bytes(architecture, setup, machine) -> int             the same total, cheap
+    host_bytes(architecture, setup, machine) -> int             host RAM of the same, cheap
     eval_bytes(architecture, setup, machine, eval_batch) -> int     of an evaluation during the run
     merge_part(architecture, setup) -> Part | None              RAM of `axolotl merge-lora`
     verdict(memory, machine) -> (verdict, probability, margin_bytes)
@@ -11,19 +12,20 @@
 `peak_bytes` never shrinks when micro-batch, sequence length or LoRA rank grow, all else equal.
 """
 
-from compiler.memory.model import eval_bytes, live_bytes, peak_bytes, peak_lines, predict_memory
+from compiler.memory.model import eval_bytes, host_bytes, live_bytes, peak_bytes, predict_memory
 from compiler.memory.outside import merge_part, skips_upcast
-from compiler.memory.overhead import fit_probability, margin_bytes, verdict
+from compiler.memory.overhead import fit_probability, margin_bytes, verdict, verdict_of
 
 __all__ = [
     "eval_bytes",
     "fit_probability",
+    "host_bytes",
     "live_bytes",
     "margin_bytes",
     "merge_part",
     "peak_bytes",
-    "peak_lines",
     "predict_memory",
     "skips_upcast",
     "verdict",
+    "verdict_of",
 ]

@@ -11,9 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-RESIDENT = ("weights", "lora_weights")
-"""Terms that lie still through the step; the others come and go."""
-
 
 class Term(NamedTuple):
     """A named share of a line."""
@@ -46,8 +43,6 @@ class Line(NamedTuple):
     per_token_length: float
     per_chunk_row: float
     per_batched_token: float
-    moving: float
-    """`const` of the terms that come and go."""
 
     def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
         per_token = self.per_token + self.per_token_length * sequence_len
@@ -56,22 +51,20 @@ class Line(NamedTuple):
         return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
-NOTHING = Line("", (), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = Line("", (), 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def line(phase: str, terms: Iterable[Term], onto: Line = NOTHING) -> Line:
     """`terms` on top of those of `onto`, which are added up already."""
     more = tuple(terms)
-    _, held, const, token, length, row, batched, moving = onto
-    for name, _, term_const, term_token, term_length, term_row, term_batched in more:
+    _, held, const, token, length, row, batched = onto
+    for _, _, term_const, term_token, term_length, term_row, term_batched in more:
         const += term_const
         token += term_token
         length += term_length
         row += term_row
         batched += term_batched
-        if name not in RESIDENT:
-            moving += term_const
-    return Line(phase, held + more, const, token, length, row, batched, moving)
+    return Line(phase, held + more, const, token, length, row, batched)
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

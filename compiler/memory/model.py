@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 from compiler.architecture import Architecture
-from compiler.memory.lines import Line, Term, chunk_rows, line
+from compiler.memory.lines import Line, Term, chunk_rows
 from compiler.memory.outside import eval_lines, host_loading, load_line
 from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
 from compiler.memory.phases import needs_mask, step_lines
@@ -16,151 +16,105 @@ from compiler.memory.static import static_state
 from compiler.values import Machine, Memory, Part, Setup
 
 
-def peak_lines(
-    architecture: Architecture, setup: Setup, cpu: bool = False, slack_factor: float = 1.0
-) -> tuple[Line, ...]:
-    """The moments of a step that can be its peak, and last that of loading.
+class Moments(NamedTuple):
+    """What can be the peak of a setup, whatever its micro-batch."""
 
-    They do not depend on micro-batch; on sequence length only where a sliding window needs a mask (`sdpa`). The last
-    term of each is the allocator's slack, `slack_factor` times the usual one.
+    step: tuple[Line, ...]
+    load: Line
+    resident: float
+    """Bytes of what lies still: the weights."""
+
+
+def moments(architecture: Architecture, setup: Setup, cpu: bool = False) -> Moments:
+    """The moments of a step that can be its peak, and that of loading; live tensors alone.
+
+    They do not depend on micro-batch; on sequence length only where a sliding window needs a mask (`sdpa`).
     """
-    length = setup.sequence_len if needs_mask(architecture, setup) else 1
-    shape = (
-        setup.method,
-        min(2, setup.gradient_accumulation),
-        length,
-        setup.gradient_checkpointing,
-        setup.optimizer,
-        setup.attention,
-        setup.cross_entropy,
-        setup.precision,
-        setup.weights_dtype,
-        setup.lora_r,
-        setup.lora_dropout > 0,
-        setup.lora_targets,
-        setup.lora_kernels,
-        setup.double_quant,
-        setup.train_embeddings,
-        setup.zero_stage,
-        setup.fsdp,
-        setup.offload,
-        setup.devices,
+    shape = replace(
+        setup,
+        micro_batch=1,
+        gradient_accumulation=min(2, setup.gradient_accumulation),
+        sequence_len=setup.sequence_len if needs_mask(architecture, setup) else 1,
+        sample_packing=False,
+        lora_alpha=None,
+        lora_dropout=float(setup.lora_dropout > 0),
     )
-    return _lines_of_shape(architecture, shape, cpu, slack_factor)
+    return _moments(architecture, shape, cpu)
 
 
 @lru_cache(maxsize=4096)
-def _lines_of_shape(
-    architecture: Architecture, shape: tuple[Any, ...], cpu: bool, slack_factor: float
-) -> tuple[Line, ...]:
-    (
-        method,
-        accumulation,
-        length,
-        checkpointing,
-        optimizer,
-        attention,
-        cross_entropy,
-        precision,
-        weights_dtype,
-        rank,
-        dropout,
-        targets,
-        kernels,
-        double_quant,
-        train_embeddings,
-        zero_stage,
-        fsdp,
-        offload,
-        devices,
-    ) = shape
-    setup = Setup(
-        method=method,
-        micro_batch=1,
-        gradient_accumulation=accumulation,
-        sequence_len=length,
-        gradient_checkpointing=checkpointing,
-        optimizer=optimizer,
-        attention=attention,
-        cross_entropy=cross_entropy,
-        sample_packing=False,
-        precision=precision,
-        weights_dtype=weights_dtype,
-        lora_r=rank,
-        lora_dropout=float(dropout),
-        lora_targets=targets,
-        lora_kernels=kernels,
-        double_quant=double_quant,
-        train_embeddings=train_embeddings,
-        zero_stage=zero_stage,
-        fsdp=fsdp,
-        offload=offload,
-        devices=devices,
-    )
-    share = slack_share(setup, cpu)
-    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
-    if slack_factor != 1.0:
-        words += f"; times {slack_factor:.2f}, measured on this machine"
-    step = tuple(_with_slack(one, share * slack_factor, words) for one in step_lines(architecture, setup, cpu))
-    return (*step, _with_slack(load_line(architecture, setup, cpu), 0.0, words))
+def _moments(architecture: Architecture, shape: Setup, cpu: bool) -> Moments:
+    step = step_lines(architecture, shape, cpu)
+    return Moments(step, load_line(architecture, shape, cpu), _resident(step[0]))
 
 
-def _eval_lines(architecture: Architecture, setup: Setup, cpu: bool, slack_factor: float) -> tuple[Line, ...]:
-    share = slack_share(setup, cpu) * slack_factor
-    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
-    return tuple(_with_slack(one, share, words) for one in eval_lines(architecture, setup, cpu))
+def _resident(one: Line) -> float:
+    return sum(term.const for term in one.terms if term.name in RESIDENT)
 
 
-def _with_slack(one: Line, share: float, words: str) -> Line:
-    """Add what the allocator holds beside the tensors that come and go within a step. The share is the same for all
-    lines of a setup and so are the weights, so the highest line stays the highest."""
-    slack = Term(
-        SLACK_PART,
-        words,
-        share * one.moving,
-        share * one.per_token,
-        share * one.per_token_length,
-        share * one.per_chunk_row,
-        share * one.per_batched_token,
-    )
-    return line(one.phase, (slack,), one)
-
-
+RESIDENT = ("weights", "lora_weights")
+"""Terms that lie still through the step, the same in all of its lines; the others come and go."""
 SLACK_PART = "allocator_slack"
 
+_eval_lines = lru_cache(maxsize=256)(eval_lines)
+"""Asked for with several batches of one setup."""
 
-def without_slack(one: Line, tokens: int, sequence_len: int, rows: int) -> float:
-    """A line's live tensors alone."""
-    return one.bytes_at(tokens, sequence_len, rows) - one.terms[-1].bytes_at(tokens, sequence_len, rows)
+
+def held_share(setup: Setup, machine: Machine) -> float:
+    """What the allocator holds beside the tensors that come and go within a step, as a share of these. It is the same
+    for all lines of a setup, and so are the weights: the line with the most live tensors is the highest."""
+    return slack_share(setup, machine.backend == "cpu") * overhead_factor(machine)
+
+
+def _slack(one: Line, resident: float, setup: Setup, machine: Machine) -> Term:
+    share, factor = slack_share(setup, machine.backend == "cpu"), overhead_factor(machine)
+    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
+    if factor != 1.0:
+        words += f"; times {factor:.2f}, measured on this machine"
+    _, _, const, *per_unit = one
+    share *= factor
+    return Term(SLACK_PART, words, share * (const - resident), *(share * each for each in per_unit))
 
 
 def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> float:
     """Live tensors of one device at the peak of a training step, without allocator slack and overheads."""
-    tokens = setup.micro_batch * setup.sequence_len
+    return _live(moments(architecture, setup, cpu).step, architecture, setup)
+
+
+def _live(lines: tuple[Line, ...], architecture: Architecture, setup: Setup) -> float:
+    tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    lines = (one for one in peak_lines(architecture, setup, cpu) if one.phase != "load")
-    return max(without_slack(one, tokens, setup.sequence_len, rows) for one in lines)
+    return max([one.bytes_at(tokens, length, rows) for one in lines])
 
 
 def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
-    """`predict_memory(...).total_bytes` without the explanation: what the search calls.
+    """`predict_memory(...).total_bytes` without the explanation.
 
     It never shrinks when micro-batch, sequence length or rank grow, all else equal.
     """
-    cpu = machine.backend == "cpu"
-    tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
-    rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    lines = peak_lines(architecture, setup, cpu, overhead_factor(machine))
-    most = round(max(one.bytes_at(tokens, length, rows) for one in lines))
+    step, load, resident = moments(architecture, setup, machine.backend == "cpu")
+    live = _live(step, architecture, setup)
+    return total_bytes(live, resident, load.const, held_share(setup, machine), machine)
+
+
+def total_bytes(live: float, resident: float, loading: float, share: float, machine: Machine) -> int:
+    """What a device holds when the most that is alive in a step is `live`; `share` as in `held_share`."""
+    most = round(max(live + share * (live - resident), loading))
     return most + overhead_bytes(most, machine)
 
 
 def eval_bytes(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int) -> int:
     """Device memory of an evaluation with `eval_batch` full rows at once, overheads included."""
     tokens, length = eval_batch * setup.sequence_len, setup.sequence_len
-    lines = _eval_lines(architecture, setup, machine.backend == "cpu", overhead_factor(machine))
-    most = round(max(one.bytes_at(tokens, length, 0) for one in lines))
-    return most + overhead_bytes(most, machine)
+    lines = _eval_lines(architecture, setup, machine.backend == "cpu")
+    live = max(one.bytes_at(tokens, length, 0) for one in lines)
+    return total_bytes(live, _resident(lines[0]), 0.0, held_share(setup, machine), machine)
+
+
+def host_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
+    """`predict_memory(...).host_bytes` without the rest."""
+    tokens = setup.micro_batch * setup.sequence_len
+    return sum(part.bytes for part in _host_parts(architecture, setup, tokens, machine.backend == "cpu"))
 
 
 def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int = 0) -> Memory:
@@ -170,21 +124,21 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, e
     parts are those of the step, and what loading took beyond them is the allocator's: it keeps what it was given.
     Raises ValueError for an optimizer or a LoRA target that is not known.
     """
-    cpu, factor, length = machine.backend == "cpu", overhead_factor(machine), setup.sequence_len
+    cpu, length = machine.backend == "cpu", setup.sequence_len
     tokens = setup.micro_batch * length
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    *step, load = peak_lines(architecture, setup, cpu, factor)
-    moments = [(one, one.bytes_at(tokens, length, rows), tokens) for one in step]
+    step, load, resident = moments(architecture, setup, cpu)
+    lines = [(one, one.bytes_at(tokens, length, rows), tokens) for one in step]
     if eval_batch:
         tried = eval_batch * length
-        lines = _eval_lines(architecture, setup, cpu, factor)
-        moments += [(one, one.bytes_at(tried, length, 0), tried) for one in lines]
-    top, size, counted = max(moments, key=lambda moment: moment[1])
-    loading = load.bytes_at(0, 0, 0)
-    parts = _parts(top, counted, length, rows, round(max(size, loading)), loading - size)
+        lines += [(one, one.bytes_at(tried, length, 0), tried) for one in _eval_lines(architecture, setup, cpu)]
+    top, live, counted = max(lines, key=lambda moment: moment[1])
+    size, loading = live + held_share(setup, machine) * (live - resident), load.const
+    terms = (*top.terms, _slack(top, resident, setup, machine))
+    parts = _parts(terms, counted, length, rows, round(max(size, loading)), loading - size)
     phases: dict[str, int] = {"load": round(loading)}
-    for one, _, used in moments:
-        phases[one.phase] = max(phases.get(one.phase, 0), round(without_slack(one, used, length, rows)))
+    for one, alive, _ in lines:
+        phases[one.phase] = max(phases.get(one.phase, 0), round(alive))
     return Memory(
         parts=(*parts, *overhead_parts(machine)),
         peak_phase="load" if loading > size else top.phase,
@@ -193,17 +147,19 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, e
     )
 
 
-def _parts(top: Line, tokens: int, length: int, rows: int, total: int, kept_bytes: float) -> list[Part]:
-    """The terms of a line as whole bytes that sum to `total`; `kept_bytes` above 0 stay with the allocator since
-    loading."""
-    sizes = [term.bytes_at(tokens, length, rows) for term in top.terms]
-    words = [_fill(term, tokens) for term in top.terms]
+def _parts(
+    terms: tuple[Term, ...], tokens: int, length: int, rows: int, total: int, kept_bytes: float
+) -> list[Part]:
+    """The terms of a line, slack last, as whole bytes that sum to `total`; `kept_bytes` above 0 stay with the
+    allocator since loading."""
+    sizes = [term.bytes_at(tokens, length, rows) for term in terms]
+    words = [_fill(term, tokens) for term in terms]
     if kept_bytes > 0:
         sizes[-1] += kept_bytes
         words[-1] = f"{words[-1]}; and {kept_bytes:,.0f} B that loading took beyond this step"
     parts = [
         Part(term.name, round(size), how)
-        for term, size, how in zip(top.terms, sizes, words, strict=True)
+        for term, size, how in zip(terms, sizes, words, strict=True)
         if round(size)
     ]
     # what rounding loses goes to the largest

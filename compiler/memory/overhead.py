@@ -109,10 +109,14 @@ def verdict(memory: Memory, machine: Machine) -> tuple[str, float, int]:
     `fits` exactly when `memory.total_bytes + margin_bytes <= machine.budget_bytes`. Host RAM that is known and too
     small makes it `does not fit`.
     """
-    total = memory.total_bytes
+    return verdict_of(memory.total_bytes, memory.host_bytes, machine)
+
+
+def verdict_of(total: int, host_bytes: int, machine: Machine) -> tuple[str, float, int]:
+    """`verdict` of a prediction's two totals."""
     margin = margin_bytes(total, machine)
     probability = fit_probability(total, machine.budget_bytes, machine)
-    if machine.host_ram_bytes is not None and memory.host_bytes > machine.host_ram_bytes:
+    if machine.host_ram_bytes is not None and host_bytes > machine.host_ram_bytes:
         return "does not fit", 0.0, margin
     if total + margin <= machine.budget_bytes:
         return "fits", probability, margin
