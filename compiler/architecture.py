@@ -199,6 +199,10 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         raise UnsupportedArchitecture(
             f"num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads})"
         )
+    if family.heads_divide_hidden and hidden % heads:
+        raise UnsupportedArchitecture(
+            f"hidden_size ({hidden}) is no multiple of num_attention_heads ({heads}); transformers refuses to load it"
+        )
     positions = size("max_position_embeddings")
     window, windowed = _window(config, family, layers)
     bias = {name: _flag(config, getattr(family, name)) for name in ("attention_bias", "output_bias", "mlp_bias")}
@@ -299,7 +303,8 @@ def _window(config: Mapping[str, Any], family: Family, layers: int) -> tuple[int
     if types:
         windowed = sum(kind == "sliding_attention" for kind in types)
     elif family.window_needs_flag:
-        windowed = max(0, layers - _size(config, "max_window_layers", layers))
+        full = config.get("max_window_layers")  # as many from the first on attend to everything; 0 is a number
+        windowed = layers if full == 0 else max(0, layers - _size(config, "max_window_layers", layers))
     else:
         every = family.full_attention_every
         windowed = layers - layers // every if every else layers

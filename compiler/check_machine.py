@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from compiler.check_fields import close, shown
 from compiler.check_types import Complaint, Facts
+from compiler.families import kernels_cannot
 from compiler.recipe import CustomGpu
 from compiler.units import format_size
 from compiler.values import Machine
@@ -95,7 +96,11 @@ def fused_losses(facts: Facts) -> Iterator[Complaint]:
 
 
 def kernels(facts: Facts) -> Iterator[Complaint]:
-    """Axolotl's LoRA kernels allocate on CUDA by name."""
+    """Axolotl's LoRA kernels allocate on CUDA by name, and replace attention code that they must find."""
+    cannot = kernels_cannot(facts.model.architecture.model_type) if facts.model else None
+    if facts.stated("lora_kernels") and cannot:
+        yield facts.complain("lora_kernels", cannot, "write `false`, or `auto`")
+        return
     for name, machine in facts.machines.items():
         if facts.stated("lora_kernels") and machine.backend not in ("cuda", "rocm"):
             message = f"target `{name}`: LoRA kernels run on CUDA only"

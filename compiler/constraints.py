@@ -84,9 +84,21 @@ def lora_kernels(setup: Setup) -> str | None:
 
 def precision(setup: Setup) -> str | None:
     """FP16 weights cannot be trained: GradScaler raises "Attempting to unscale FP16 gradients"
-    (torch/amp/grad_scaler.py)."""
+    (torch/amp/grad_scaler.py). Weights of one 16-bit type under autocast to the other exist in no stack."""
     if setup.method == "full" and setup.weights_dtype == "fp16":
         return "FP16 weights cannot be trained: their gradients cannot be unscaled; weights_dtype: fp32 works"
+    if {setup.precision, setup.weights_dtype} == {"bf16", "fp16"}:
+        return (
+            f"weights in {setup.weights_dtype.upper()} do not go with {setup.precision.upper()}: Axolotl loads them in "
+            "the precision's own type"
+        )
+    return None
+
+
+def train_embeddings(setup: Setup) -> str | None:
+    """PEFT trains a copy in the weights' dtype (`ModulesToSaveWrapper`), and GradScaler refuses FP16 gradients."""
+    if setup.train_embeddings and setup.method != "full" and setup.precision == setup.weights_dtype == "fp16":
+        return "the trained copy of the embeddings is FP16, whose gradients cannot be unscaled; BF16 or FP32 work"
     return None
 
 
@@ -98,6 +110,7 @@ CONSTRAINTS: tuple[Callable[[Setup], str | None], ...] = (
     optimizer,
     lora_kernels,
     precision,
+    train_embeddings,
 )
 
 

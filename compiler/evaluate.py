@@ -128,8 +128,12 @@ def evaluate(dataset: Path, config: Path, say: Callable[[str], None]) -> dict:
             name: list(ask(loaded, asked, lambda done, all_, m=model, n=name: say(f"{m}, {n}: {done}/{all_}")))
             for name, asked in questions.items()
         }
-    report = {"made_from": made_from, "base_model": trained.base_model, "config": str(config),
-              "sets": summarise(questions, answers)}
+    report = {
+        "made_from": made_from,
+        "base_model": trained.base_model,
+        "config": str(config),
+        "sets": summarise(questions, answers),
+    }
     write_text(target, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -146,13 +150,20 @@ def summarise(questions: dict[str, list[Question]], answers: dict[str, dict[str,
             tokens = sum(answer.reference_tokens for answer in given[name])
             loss = sum(answer.loss * answer.reference_tokens for answer in given[name]) / tokens
             pairs = [(answer.text, question.reference) for answer, question in zip(given[name], asked, strict=True)]
-            scores[model] = {"loss": loss, "perplexity": math.exp(min(loss, 80.0)),
-                             "token_f1": mean([token_f1(*pair) for pair in pairs])}
+            scores[model] = {
+                "loss": loss,
+                "perplexity": math.exp(min(loss, 80.0)),
+                "token_f1": mean([token_f1(*pair) for pair in pairs]),
+            }
             if embed:
                 scores[model]["cosine"] = mean([cosine(embed(left), embed(right)) for left, right in pairs])
         rows = [
-            {"id": q.id, "question": q.prompt[-1]["content"], "reference": q.reference,
-             **{model: asdict(answers[model][name][i]) for model in answers}}
+            {
+                "id": q.id,
+                "question": q.prompt[-1]["content"],
+                "reference": q.reference,
+                **{model: asdict(answers[model][name][i]) for model in answers},
+            }
             for i, q in enumerate(asked)
         ]
         summary[name] = {"questions": len(asked), "scores": scores, "rows": rows}
@@ -201,9 +212,16 @@ def generate(model, tokenizer, batch: list[Question]) -> list[str]:
     prompts = {"input_ids": [prompt_ids(tokenizer, question) for question in batch]}
     padded = tokenizer.pad(prompts, return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        out = model.generate(**padded, max_new_tokens=ANSWER_TOKENS, do_sample=False, temperature=None, top_p=None,
-                             top_k=None, pad_token_id=tokenizer.pad_token_id)
-    answers = out[:, padded["input_ids"].shape[1]:]
+        out = model.generate(
+            **padded,
+            max_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    answers = out[:, padded["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -217,7 +235,7 @@ def reference_loss(model, tokenizer, question: Question) -> tuple[float, int]:
     ids = torch.tensor([whole], device=model.device)
     with torch.inference_mode():
         logits = model(ids).logits[0, len(prompt) - 1 : -1].float()
-    loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt):])
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :])
     return loss.item(), len(whole) - len(prompt)
 
 

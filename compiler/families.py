@@ -38,6 +38,11 @@ class Family:
     attention_softcap: float | None = None
     final_softcap: float | None = None
     learned_positions: bool = False
+    lora_kernels: bool = True
+    """Whether Axolotl's LoRA kernels find the attention code that they replace (axolotl 0.19
+    `monkeypatch/lora_kernels.py`, QKV_PATCHES and ORIGINAL_O_CODE, in transformers 5.16); elsewhere loading fails."""
+    heads_divide_hidden: bool = False
+    """transformers refuses a `hidden_size` that is no multiple of the heads (`validate_architecture`)."""
     keys: tuple[tuple[str, str], ...] = ()
     """(our name, the config's name) where they differ."""
     names: tuple[tuple[str, str], ...] = ()
@@ -58,6 +63,7 @@ FAMILIES: Mapping[str, Family] = {
         attention_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
+        heads_divide_hidden=True,
     ),
     "mistral": Family("MistralDecoderLayer", window=4096),
     "qwen2": Family("Qwen2DecoderLayer", attention_bias=True, window_needs_flag=True),
@@ -87,6 +93,7 @@ FAMILIES: Mapping[str, Family] = {
         full_attention_every=2,
         attention_softcap=50.0,
         final_softcap=30.0,
+        heads_divide_hidden=True,
     ),
     "gemma3_text": Family(
         "Gemma3DecoderLayer",
@@ -98,8 +105,9 @@ FAMILIES: Mapping[str, Family] = {
         tied=True,
         window=4096,
         full_attention_every=6,
+        heads_divide_hidden=True,
     ),
-    "phi3": Family("Phi3DecoderLayer", fused_qkv=True, fused_gate_up=True),
+    "phi3": Family("Phi3DecoderLayer", fused_qkv=True, fused_gate_up=True, lora_kernels=False),
     "granite": Family(
         "GraniteDecoderLayer",
         attention_bias="attention_bias",
@@ -111,8 +119,15 @@ FAMILIES: Mapping[str, Family] = {
         attention_bias="attention_bias",
         output_bias="attention_bias",
         norm="layernorm-plain",
+        lora_kernels=False,
     ),
-    "olmo2": Family("Olmo2DecoderLayer", attention_bias="attention_bias", output_bias="attention_bias", qk_norm="full"),
+    "olmo2": Family(
+        "Olmo2DecoderLayer",
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        qk_norm="full",
+        lora_kernels=False,
+    ),
     "starcoder2": Family(
         "Starcoder2DecoderLayer",
         attention_bias="use_bias",
@@ -133,6 +148,7 @@ FAMILIES: Mapping[str, Family] = {
         norm="layernorm",
         tied=True,
         learned_positions=True,
+        lora_kernels=False,
         keys=_BIG_CODE_KEYS,
         names=(("qkv_proj", "c_attn"), ("o_proj", "attn.c_proj"), ("up_proj", "c_fc"), ("down_proj", "mlp.c_proj")),
     ),
@@ -145,3 +161,19 @@ FAMILIES: Mapping[str, Family] = {
         window_needs_flag=True,
     ),
 }
+
+
+def embedding_modules(model_type: str, tied: bool) -> list[str]:
+    """Modules that PEFT saves and trains whole where embeddings are trained beside adapters. Tied: PEFT ties the head
+    to the trained copy by itself (`ensure_weight_tying`), but only where one of the names is one that it knows, which
+    GPT-BigCode's `wte` is not (peft 0.20 `_check_tied_modules`)."""
+    if FAMILIES[model_type].learned_positions:
+        return ["wte", "lm_head"]
+    return ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+
+
+def kernels_cannot(model_type: str) -> str | None:
+    """Why Axolotl's LoRA kernels fail on a family while the model loads, or None."""
+    if FAMILIES[model_type].lora_kernels:
+        return None
+    return f"Axolotl's LoRA kernels do not know the attention code of {model_type} and stop at loading"

@@ -238,8 +238,10 @@ def cross_entropy(draft: Draft) -> Domain:
         why = f"Axolotl compiles its chunked loss with torch.compile; {obstacle}"
         rejected.append(Rejected("chunked", why, runs=True))
     vocabulary = f"vocabulary {architecture.vocab_size:,}: the standard loss holds every logit several times"
-    instead = (("liger", f"{vocabulary}; Liger computes the loss in pieces and never holds all of them"),
-               ("chunked", f"{vocabulary}; the chunked loss holds them once, in 16 bits"))
+    instead = (
+        ("liger", f"{vocabulary}; Liger computes the loss in pieces and never holds all of them"),
+        ("chunked", f"{vocabulary}; the chunked loss holds them once, in 16 bits"),
+    )
     return domain(draft, "cross_entropy", tuple(options), f"{vocabulary}, and there is room", tuple(rejected), instead)
 
 
@@ -249,8 +251,11 @@ def gradient_checkpointing(draft: Draft) -> Domain:
     because = "every layer keeps its activations: there is room for them, and no second forward pass"
     instead = (
         ("on", "only each layer's input is kept and the layer is computed again: the fastest that fits needs that"),
-        ("offload", "each layer's input waits in host RAM and the layer is computed again: what `on` keeps on the "
-                    "device does not fit"),
+        (
+            "offload",
+            "each layer's input waits in host RAM and the layer is computed again: what `on` keeps on the "
+            "device does not fit",
+        ),
     )
     if backend in ("cuda", "rocm"):
         return domain(draft, "gradient_checkpointing", ("off", "on", "offload"), because, instead=instead)
@@ -284,8 +289,10 @@ def optimizer(draft: Draft) -> Domain:
         options = ("adamw_torch_fused",)
     because = "AdamW with 32-bit states, in one fused kernel"
     same = "a quarter of the bytes, with the result of 32-bit ones (arXiv:2110.02861)"
-    instead = (("adamw_8bit", f"AdamW with 8-bit states: {same}"),
-               ("paged_adamw_8bit", f"AdamW with 8-bit states that may move to host RAM: {same}"))
+    instead = (
+        ("adamw_8bit", f"AdamW with 8-bit states: {same}"),
+        ("paged_adamw_8bit", f"AdamW with 8-bit states that may move to host RAM: {same}"),
+    )
     return domain(draft, "optimizer", options, because, tuple(rejected), instead)
 
 

@@ -79,9 +79,7 @@ def predict_speed(
     return Speed(tokens / seconds, seconds, hours, steps, cost, parts)
 
 
-def _as_measured(
-    parts: tuple[tuple[str, float, str], ...], machine: Machine
-) -> tuple[tuple[str, float, str], ...]:
+def _as_measured(parts: tuple[tuple[str, float, str], ...], machine: Machine) -> tuple[tuple[str, float, str], ...]:
     """The parts, and what this project's own runs on the machine add to them or take off (`recipe calibrate`)."""
     measured = machine.measured
     if measured is None or measured.step_factor == 1.0:

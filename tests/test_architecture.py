@@ -27,6 +27,7 @@ VARIANTS = [
     {"model_type": "olmo2", **BASE, "attention_bias": True},
     {"model_type": "starcoder2", **BASE, "use_bias": False},
     {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 4},
+    {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 0},
     {"model_type": "gpt_bigcode", **BIG_CODE},
     {"model_type": "gpt_bigcode", **BIG_CODE, "multi_query": False},
 ]
@@ -120,6 +121,7 @@ def test_lora_linears_by_group_and_by_name():
         ({"vocab_size": 0}, "`vocab_size` is 0"),
         ({"num_hidden_layers": True}, "`num_hidden_layers` is True"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
+        ({"hidden_size": 60, "num_attention_heads": 8}, "transformers refuses to load it"),
         ({"tie_word_embeddings": "yes"}, "not true or false"),
     ],
     ids=lambda value: str(value)[:30],

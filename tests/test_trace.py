@@ -1,5 +1,6 @@
 """The referee: its allocator, its storages, and a few live traces against the closed forms."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,15 @@ CASES = {
         replace(SETUP, method="full", lora_r=None, cross_entropy="liger", optimizer="adamw_torch"),
     ),
     "gemma 2, eager, off": (GEMMA, replace(SETUP, attention="eager", gradient_checkpointing="off")),
+    "no autocast": (TINY, replace(SETUP, method="lora", precision="tf32", weights_dtype="fp32", attention="eager")),
+    "fp16, 8 bits, off": (
+        TINY,
+        replace(SETUP, method="lora-8bit", precision="fp16", weights_dtype="fp16", gradient_checkpointing="off"),
+    ),
+    "trained embeddings, tied, several steps": (
+        TINY,
+        replace(SETUP, method="lora", train_embeddings=True, gradient_accumulation=2, cross_entropy="chunked"),
+    ),
     "gemma 2, kernels, cut": (
         GEMMA,
         replace(SETUP, lora_kernels=True, cross_entropy="cut", gradient_checkpointing="offload"),
@@ -95,6 +105,24 @@ def test_closed_forms_against_a_live_trace(name):
     for row in result.parts:
         if row.name in ("weights", "lora_weights", "optimizer_states"):
             assert row.planned == pytest.approx(row.traced, rel=0.03)
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore")
+def test_what_axolotl_cannot_run_is_refused_in_the_planners_words():
+    pytest.importorskip("axolotl")
+    from compiler.constraints import conflict
+    from compiler.families import kernels_cannot
+    from compiler.trace import trace_step
+
+    olmo = replace(TINY, model_type="olmo2", qk_norm=True, qk_norm_per_head=False)
+    mixed = replace(SETUP, weights_dtype="fp16")
+    for architecture, setup, words in (
+        (olmo, replace(SETUP, lora_kernels=True), kernels_cannot("olmo2")),
+        (TINY, mixed, conflict(mixed)[1]),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            trace_step(architecture, setup)
 
 
 @pytest.mark.e2e

@@ -29,8 +29,13 @@ def table(report: dict) -> str:
         verdicts = []
         for column, _ in shown:
             base, tuned = part["scores"]["base"][column], part["scores"]["tuned"][column]
-            verdicts.append("better" if tuned != base and (tuned < base) == (column in BETTER_LOW)
-                            else "equal" if tuned == base else "worse")
+            verdicts.append(
+                "better"
+                if tuned != base and (tuned < base) == (column in BETTER_LOW)
+                else "equal"
+                if tuned == base
+                else "worse"
+            )
         lines.append(f"  {'':8}" + "".join(f"{verdict:>12}" for verdict in verdicts))
     return "\n".join(lines)
 
@@ -40,8 +45,16 @@ def examples(report: dict, count: int = 3) -> str:
     rows = next((part["rows"] for part in report["sets"].values()), [])
     blocks = []
     for row in rows[:count]:
-        blocks.append("\n".join([f"Q      {row['question']}", f"wanted {row['reference']}",
-                                 f"base   {row['base']['text']}", f"tuned  {row['tuned']['text']}"]))
+        blocks.append(
+            "\n".join(
+                [
+                    f"Q      {row['question']}",
+                    f"wanted {row['reference']}",
+                    f"base   {row['base']['text']}",
+                    f"tuned  {row['tuned']['text']}",
+                ]
+            )
+        )
     return "\n\n".join(blocks)
 
 

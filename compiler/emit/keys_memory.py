@@ -6,6 +6,7 @@ from compiler.emit.commented import Key, Section
 from compiler.emit.deepspeed_json import deepspeed_config
 from compiler.emit.fsdp import fsdp_keys
 from compiler.emit.reasons import decided, why
+from compiler.families import embedding_modules
 from compiler.memory import skips_upcast
 from compiler.values import Plan
 
@@ -72,17 +73,13 @@ def _targets(plan: Plan) -> list[Key]:
 
 def _embeddings(plan: Plan) -> list[Key]:
     architecture = plan.case.model.architecture
-    embedding = "wte" if architecture.learned_positions else "embed_tokens"
-    if architecture.tie_word_embeddings:
-        return [
-            Key("lora_modules_to_save", [embedding], why(plan, "train_embeddings")),
-            Key(
-                "peft_ensure_weight_tying",
-                True,
-                "the head shares the embedding's weight; untied copies would drift apart (rule 16)",
-            ),
-        ]
-    return [Key("lora_modules_to_save", [embedding, "lm_head"], why(plan, "train_embeddings"))]
+    tied = architecture.tie_word_embeddings
+    names = embedding_modules(architecture.model_type, tied)
+    keys = [Key("lora_modules_to_save", names, why(plan, "train_embeddings"))]
+    if tied:
+        reason = "the head shares the embedding's weight; untied copies would drift apart (rule 16)"
+        keys.append(Key("peft_ensure_weight_tying", True, reason))
+    return keys
 
 
 def memory(plan: Plan) -> Section:

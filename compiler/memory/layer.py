@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from weakref import ref
 
 from compiler.architecture import Architecture
 from compiler.memory import attention as kernels
 from compiler.memory.lora_kernels import fused_mlp, fused_projection
-from compiler.memory.operations import Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
+from compiler.memory.operations import FP32, Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
+from compiler.memory.static import autocasts
 from compiler.memory.tape import ZERO, Grads, Moment, Size, Storage, Tape, Tensor, highest
 from compiler.values import Setup
 
@@ -31,6 +33,9 @@ class LayerKey:
     stream_width: int
     weight_width: int
     masked: bool
+    autocast: bool
+    fp16: bool
+    double_quant: bool
 
     @property
     def full(self) -> bool:
@@ -51,12 +56,17 @@ class LayerCost:
     """Bytes of the parameters' gradients that the layer's backward leaves behind."""
     stream_width: int
     """Bytes of an element of the layer's output."""
+    keeps_input: bool
+    """Whether `saved` holds the layer's input as it came."""
 
 
-def layer_cost(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False) -> LayerCost:
-    """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask."""
-    later = setup.gradient_accumulation > 1
-    return _cost(architecture, layer_key(architecture, setup, stream_width, cpu), later)
+def layer_cost(
+    architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False, windowed: bool = True
+) -> LayerCost:
+    """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask.
+    `windowed`: of a layer that attends to the window where the model has both kinds."""
+    key, later = layer_key(architecture, setup, stream_width, cpu), setup.gradient_accumulation > 1
+    return _cost(architecture, key if windowed or not key.masked else replace(key, masked=False), later)
 
 
 def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerKey:
@@ -72,6 +82,9 @@ def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: 
         stream_width=stream_width,
         weight_width=4 if setup.weights_dtype == "fp32" else 2,
         masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
+        autocast=autocasts(setup),
+        fp16=setup.weights_dtype == "fp16",
+        double_quant=setup.double_quant,
     )
 
 
@@ -84,17 +97,20 @@ def _cost(architecture: Architecture, key: LayerKey, later: bool) -> LayerCost:
     stream: Size = (0.0, size, 0.0, 0.0)
     around: Size = (0.0, size + _before_recomputing(architecture, key), 0.0, 0.0)
     both: Size = (0.0, 2 * size, 0.0, 0.0)
-    # without checkpointing nothing else counts the input, which the caller holds until the layer returns; then comes
-    # the gradient of the output, which the next layer has not let go yet
-    plain = [*_above(ran.forward, stream), (_sum(ran.end, ran.output), "forward"), *backward]
+    # without checkpointing nothing else counts the input: the caller holds it until the layer returns, and then who
+    # saved it; then comes the gradient of the output, which the next layer has not let go yet
+    kept = stream if ran.keeps_input else ZERO
+    end = _sum(ran.end, kept)
+    plain = [*_above(ran.forward, stream), (_sum(end, ran.output), "forward"), *_above(backward, kept)]
     fetched = [*_above(ran.forward, both), *_above(backward, _sum(stream, ran.output))]
     return LayerCost(
-        tuple(live - own for live, own in zip(ran.end, ran.output, strict=True)),  # type: ignore[arg-type]
+        tuple(live - own for live, own in zip(end, ran.output, strict=True)),  # type: ignore[arg-type]
         _highest(plain),
         _highest([*_above(ran.until_last_save, around), *backward]),
         _highest(fetched),
         ran.gradients,
         ran.stream_width,
+        ran.keeps_input,
     )
 
 
@@ -113,15 +129,20 @@ class Run:
     """`backward` where gradients of an earlier micro-step exist, to which new ones are added."""
     gradients: float
     stream_width: int
+    keeps_input: bool
 
 
 @lru_cache(maxsize=1024)
 def _run(a: Architecture, key: LayerKey) -> Run:
-    tape = Tape()
-    out = decoder_layer(tape, tape.leaf(a.hidden_size, key.stream_width), a, key)
+    tape = Tape(autocast=key.autocast)
+    x = tape.leaf(a.hidden_size, key.stream_width)
+    incoming = ref(x.storage)
+    out = decoder_layer(tape, x, a, key)
+    del x
     forward, end, output = tape.seen(), tape.live, out.storage.size
     width, root = out.width, out.node
     del out  # the next layer has read it
+    keeps_input = incoming() is not None
     grad = [tape.bytes_(a.hidden_size * width)]
     tape.moments.clear()
     tape.backward(root, grad)
@@ -134,6 +155,7 @@ def _run(a: Architecture, key: LayerKey) -> Run:
         tuple(highest(tape.seen(later=True))),
         tape.gradients,
         width,
+        keeps_input,
     )
 
 
@@ -157,12 +179,13 @@ def _before_recomputing(a: Architecture, key: LayerKey) -> float:
     """Bytes per token of gradients made before the layer is recomputed: backward runs through the layer's last
     operations until one asks for a saved tensor. Casts and multiplications by a number save nothing, nor does a
     4-bit linear without adapter."""
+    width = 2 if key.autocast else key.weight_width
     if a.norms_per_layer == 4 or a.model_type == "olmo2":
         return 4 * a.hidden_size  # the norm's cast back
-    scaled = 2 * a.hidden_size if a.model_type == "granite" else 0
+    scaled = width * a.hidden_size if a.model_type == "granite" else 0
     if _adapter(a, key, a.linears[-1].name).rank:
-        return scaled if key.kernels else scaled + 2 * a.hidden_size  # the adapter's scaling
-    return scaled + (2 * a.intermediate_size if key.quant == "4bit" else 0)
+        return scaled if key.kernels else scaled + width * a.hidden_size  # the adapter's scaling
+    return scaled + (width * a.intermediate_size if key.quant == "4bit" else 0)
 
 
 def decoder_layer(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
@@ -190,7 +213,14 @@ def _norm(tape: Tape, x: Tensor, a: Architecture, trainable: bool, heads: float 
 def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
     chosen = not key.full and any(one.name == name for one in a.lora_linears(key.targets))
     return Adapter(
-        key.rank if chosen else 0, key.dropout, key.cpu_dropout, key.quant, key.full, key.weight_width
+        key.rank if chosen else 0,
+        key.dropout,
+        key.cpu_dropout,
+        key.quant,
+        key.full,
+        key.weight_width,
+        key.double_quant,
+        key.fp16,
     )
 
 
@@ -213,13 +243,24 @@ def _attention(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
     if not a.learned_positions:
         # a function turns both before it lets either go
         query, key_ = kernels.rotary(tape, query, key.stream_width), kernels.rotary(tape, key_, key.stream_width)
-    run = kernels.eager if key.attention == "eager" else kernels.masked_sdpa if key.masked else kernels.flash
+    run = _kernel(a, key, query.width)
     out = run(tape, query, key_, value, a)
     del query, key_, value
     kind = _adapter(a, key, last.name)
     if key.kernels and kind.rank and not a.fused_qkv:
         return fused_projection(tape, out, [last.out_features], kind)[0]
     return linear(tape, out, last.out_features, kind)
+
+
+def _kernel(a: Architecture, key: LayerKey, width: int) -> Callable[..., Tensor]:
+    """Which kernel attends. Without autocast FP32 reaches `sdpa`: CUDA's flash kernel does not take it, nor does the
+    memory-efficient one take grouped keys (ATen `sdp_utils.cpp`)."""
+    if key.attention == "eager":
+        return partial(kernels.eager, mask_width=key.stream_width)
+    wide = not key.autocast and width == FP32
+    if key.attention == "sdpa" and (key.masked or (wide and a.kv_size == a.query_size)):
+        return partial(kernels.efficient, masked=key.masked)
+    return kernels.plain if key.attention == "sdpa" and wide else kernels.flash
 
 
 def _slices(tape: Tape, x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:

@@ -8,7 +8,20 @@ from functools import lru_cache
 
 from compiler.architecture import Architecture
 from compiler.memory.layer import RMS_STYLE
-from compiler.memory.operations import FP32, HALF, cast, layer_norm, rms_norm, scale, unary
+from compiler.memory.operations import (
+    FP32,
+    HALF,
+    Adapter,
+    cast,
+    layer_norm,
+    linear,
+    narrow,
+    rms_norm,
+    scale,
+    unary,
+    weight_leaf,
+)
+from compiler.memory.static import autocasts
 from compiler.memory.tape import Grads, Size, Storage, Tape, Tensor, highest
 from compiler.values import Setup
 
@@ -20,30 +33,49 @@ class LossCost:
     """Bytes of gradients that stay: the head's, in full fine-tuning."""
     head_copy: float
     """Two-byte copy of an FP32 head that autocast makes and keeps until forward ends."""
+    logit_bytes: int
+    """Bytes of a logit."""
 
 
 def loss_cost(architecture: Architecture, setup: Setup, stream_width: int, head_width: int) -> LossCost:
     trains_head = setup.method == "full" or setup.train_embeddings
-    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, setup.method == "full")
+    full, autocast = setup.method == "full", autocasts(setup)
+    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, full, autocast)
 
 
 @lru_cache(maxsize=1024)
 def _cost(
-    a: Architecture, cross_entropy: str, stream_width: int, head_width: int, trains_head: bool, full: bool
+    a: Architecture,
+    cross_entropy: str,
+    stream_width: int,
+    head_width: int,
+    trains_head: bool,
+    full: bool,
+    autocast: bool,
 ) -> LossCost:
-    tape = Tape()
+    tape = Tape(autocast=autocast)
     hidden = tape.leaf(a.hidden_size, stream_width)
     hidden.storage = tape.bytes_(a.hidden_size * stream_width)
     hidden = _final_norm(tape, hidden, a, full)
     run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
     loss, logits = run(tape, hidden, a, head_width, trains_head)
     del hidden
-    if logits is not None:  # accelerate copies the logits that the model returns to FP32
-        returned = tape.bytes_(FP32 * a.vocab_size)
-        del returned, logits
+    _returned(tape, logits)
+    del logits
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
-    copy = HALF * a.vocab_size * a.hidden_size if head_width == FP32 else 0
-    return LossCost(tuple(highest(tape.seen())), tape.gradients, float(copy))
+    copy = HALF * a.vocab_size * a.hidden_size if autocast and head_width == FP32 else 0
+    width = HALF if autocast else head_width
+    return LossCost(_moments(tape, cross_entropy), tape.gradients, float(copy), width)
+
+
+def _moments(tape: Tape, cross_entropy: str) -> tuple[tuple[Size, str], ...]:
+    """The highest moments; of the chunked loss those of each phase, since copies of its chunks are added to some."""
+    seen = tape.seen()
+    if cross_entropy != "chunked":
+        return tuple(highest(seen))
+    phases = dict.fromkeys(phase for _, phase in seen)
+    kept = [highest(moment for moment in seen if moment[1] == phase) for phase in phases]
+    return tuple(moment for moments in kept for moment in moments)
 
 
 def evaluation_moments(
@@ -52,24 +84,31 @@ def evaluation_moments(
     """The highest moments of the end of an evaluation's forward pass. Liger falls back to the standard loss there."""
     fallback = {"liger": "standard"}
     loss = fallback.get(setup.cross_entropy, setup.cross_entropy)
-    return _evaluation(architecture, loss, stream_width, head_width, setup.method == "full")
+    return _evaluation(architecture, loss, stream_width, head_width, setup.method == "full", autocasts(setup))
 
 
 @lru_cache(maxsize=256)
 def _evaluation(
-    a: Architecture, cross_entropy: str, stream_width: int, head_width: int, full: bool
+    a: Architecture, cross_entropy: str, stream_width: int, head_width: int, full: bool, autocast: bool
 ) -> tuple[tuple[Size, str], ...]:
-    tape = Tape(recording=False)
+    tape = Tape(recording=False, autocast=autocast)
     hidden = tape.leaf(a.hidden_size, stream_width)
     hidden.storage = tape.bytes_(a.hidden_size * stream_width)
     hidden = _final_norm(tape, hidden, a, full)
     run = {"standard": _standard, "chunked": _chunked, "cut": _cut}[cross_entropy]
     loss, logits = run(tape, hidden, a, head_width, False)
-    if logits is not None:
-        returned = tape.bytes_(FP32 * a.vocab_size)
-        del returned
+    _returned(tape, logits)
     del hidden, loss, logits
-    return tuple(highest(tape.seen()))
+    return _moments(tape, cross_entropy)
+
+
+def _returned(tape: Tape, logits: Tensor | None) -> None:
+    """Under autocast accelerate copies the logits that the model returns to FP32, after autocast has let go of its
+    copies of the weights."""
+    tape.phase = "returned"
+    if tape.autocast and logits is not None:
+        copied = tape.bytes_(FP32 * logits.elements)
+        del copied
 
 
 def _final_norm(tape: Tape, hidden: Tensor, a: Architecture, full: bool) -> Tensor:
@@ -83,26 +122,13 @@ Loss = tuple[Tensor, Tensor | None]
 
 
 def _logits(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Tensor:
-    size = a.vocab_size * a.hidden_size
-    narrow = cast(tape, hidden, HALF)
-    saved = [narrow.storage] if trains_head else []
-    if head_width == FP32:
-        saved.append(tape.bytes_(const=HALF * size))
-    inputs = a.hidden_size
-
-    def backward(grad: list[Storage]) -> Grads:
-        if trains_head:
-            weight = tape.bytes_(const=HALF * size)
-            if head_width == FP32:
-                weight = tape.bytes_(const=FP32 * size)
-            tape.keep(weight)
-        return (tape.bytes_(HALF * inputs),)
-
-    logits = tape.make(tape.bytes_(HALF * a.vocab_size), a.vocab_size, HALF, (narrow,), saved, backward)
+    logits = linear(tape, hidden, a.vocab_size, Adapter(trainable=trains_head, weight_width=head_width))
     if a.logits_scaling is not None:
         logits = scale(tape, logits)
     if a.final_logit_softcapping:
-        logits = scale(tape, unary(tape, scale(tape, logits), keep_output=True))
+        logits = scale(tape, logits)
+        logits = unary(tape, logits, keep_output=True)
+        logits = scale(tape, logits)
     return logits
 
 
@@ -129,16 +155,17 @@ def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, train
     """Axolotl's chunks under torch.compile: two-byte logits kept, gradients in two bytes, then joined; accelerate's
     FP32 copy of the returned logits is the highest moment."""
     logits = _logits(tape, hidden, a, head_width, trains_head)
-    vocab = a.vocab_size
+    tape.phase = "chunks"
+    vocab, width = a.vocab_size, logits.width
     rows = tape.bytes_(2 * FP32)
 
     def parts_backward(grad: list[Storage]) -> Grads:
-        return (tape.bytes_(HALF * vocab),)
+        return (tape.bytes_(width * vocab),)
 
     def join_backward(grad: list[Storage]) -> Grads:
-        return (tape.bytes_(HALF * vocab),)
+        return (tape.bytes_(width * vocab),)
 
-    parts = tape.make(logits.storage, vocab, HALF, (logits,), (), join_backward)
+    parts = tape.make(logits.storage, vocab, width, (logits,), (), join_backward)
     loss = tape.make(tape.bytes_(const=FP32), 0, FP32, (parts,), (parts.storage, rows), parts_backward)
     return loss, logits
 
@@ -146,23 +173,28 @@ def _chunked(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, train
 def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """One chunk of logits at a time; both gradients are made in forward and wait for backward."""
     size, width, inputs = a.vocab_size * a.hidden_size, hidden.width, a.hidden_size
+    copied = tape.autocast and head_width == FP32
+    computed = HALF if tape.autocast else head_width
     saved = [tape.bytes_(width * inputs)]
     if trains_head:
         saved.append(tape.bytes_(const=head_width * size))
     losses = tape.bytes_(FP32)
-    casts = tape.bytes_(const=HALF * size) if head_width == FP32 else None
-    narrow = tape.bytes_(per_row=HALF * inputs) if width == FP32 else None
-    logits = tape.bytes_(per_row=HALF * a.vocab_size)
-    again = tape.bytes_(const=HALF * size) if head_width == FP32 else None
-    part = tape.bytes_(per_row=HALF * inputs)
+    casts = tape.bytes_(const=HALF * size) if copied else None
+    narrowed = tape.bytes_(per_row=HALF * inputs) if width != computed else None
+    logits = tape.bytes_(per_row=computed * a.vocab_size)
+    if not trains_head:
+        del casts  # autocast keeps copies of trained leaves alone
+        casts = None
+    again = tape.bytes_(const=HALF * size) if copied else None
+    part = tape.bytes_(per_row=computed * inputs)
     del part, again
     if trains_head:
-        product = tape.bytes_(const=HALF * size)
-        if head_width == FP32:
-            wide = tape.bytes_(const=FP32 * size)
+        product = tape.bytes_(const=computed * size)
+        if head_width != computed:
+            wide = tape.bytes_(const=head_width * size)
             del wide
         del product
-    del logits, casts, narrow, losses
+    del logits, casts, narrowed, losses
 
     def backward(grad: list[Storage]) -> Grads:
         if trains_head:
@@ -177,18 +209,14 @@ def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_
 def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
     """Only one FP32 log-sum-exp a token survives; backward writes both gradients directly."""
     size, inputs = a.vocab_size * a.hidden_size, a.hidden_size
-    narrow = cast(tape, hidden, HALF)
-    saved = [narrow.storage, tape.bytes_(FP32)]
-    if head_width == FP32:
-        saved.append(tape.bytes_(const=HALF * size))
+    taken = narrow(tape, hidden)
+    weight, copy = weight_leaf(tape, size, Adapter(trainable=trains_head, weight_width=head_width))
+    width = taken.width
+    saved = [taken.storage, tape.bytes_(FP32)]
+    if copy is not None:
+        saved.append(copy)
 
     def backward(grad: list[Storage]) -> Grads:
-        result = tape.bytes_(HALF * inputs)
-        if trains_head:
-            weight = tape.bytes_(const=HALF * size)
-            if head_width == FP32:
-                weight = tape.bytes_(const=FP32 * size)
-            tape.keep(weight)
-        return (result,)
+        return (tape.bytes_(width * inputs), tape.bytes_(const=width * size) if trains_head else None)
 
-    return tape.make(tape.bytes_(const=FP32), 0, FP32, (narrow,), saved, backward), None
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (taken, weight), saved, backward), None

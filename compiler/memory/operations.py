@@ -1,13 +1,14 @@
-"""The operations of a decoder as torch runs them under BF16 autocast: what each allocates, saves and passes back.
+"""The operations of a decoder as torch runs them: what each allocates, saves and passes back.
 
-All take and return `Tensor`s of a `Tape`. Widths are bytes per element. Autocast makes linears compute in two bytes.
+All take and return `Tensor`s of a `Tape`. Widths are bytes per element. Under autocast linears compute in two bytes;
+without it (`precision` fp32 and tf32) in the width of their weights, which their input then has.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.memory.tape import Grads, Storage, Tape, Tensor
+from compiler.memory.tape import ZERO, Grads, Storage, Tape, Tensor
 
 FP32, HALF = 4, 2
 
@@ -26,6 +27,9 @@ class Adapter:
     trainable: bool = False
     """Full fine-tuning: the weight has a gradient and its input is kept."""
     weight_width: int = HALF
+    double_quant: bool = True
+    fp16: bool = False
+    """The two-byte numbers are FP16, in which the 8-bit kernels work: no copies in and out."""
 
 
 def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
@@ -35,6 +39,11 @@ def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
     return tape.make(
         tape.bytes_(elements * width), elements, width, (x,), (), lambda grad: (tape.bytes_(elements * old),)
     )
+
+
+def narrow(tape: Tape, x: Tensor) -> Tensor:
+    """What autocast hands to a matrix product."""
+    return cast(tape, x, HALF) if tape.autocast else x
 
 
 def add(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
@@ -118,17 +127,18 @@ def rms_norm(tape: Tape, x: Tensor, style: str, trainable: bool, heads: float = 
 
 
 def layer_norm(tape: Tape, x: Tensor, cast_back: bool) -> Tensor:
-    """LayerNorm, which autocast takes to FP32; `cast_back` where the module itself returns the input's dtype."""
+    """LayerNorm, which autocast takes to FP32; `cast_back` where the module itself goes to FP32 and back."""
     elements, width = x.elements, x.width
-    wide = cast(tape, x, FP32)
+    wide = cast(tape, x, FP32) if tape.autocast or cast_back else x
+    made = wide.width
     statistics = tape.bytes_(2 * FP32)
     out = tape.make(
-        tape.bytes_(elements * FP32),
+        tape.bytes_(elements * made),
         elements,
-        FP32,
+        made,
         (wide,),
         (wide.storage, statistics),
-        lambda grad: (tape.bytes_(elements * FP32),),
+        lambda grad: (tape.bytes_(elements * made),),
     )
     del wide
     return cast(tape, out, width) if cast_back else out
@@ -142,19 +152,23 @@ def linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter, bias: bool = Fa
     if kind.quant == "4bit":
         base = _clone(tape, base)
     elements, rank = x.elements, kind.rank
-    source = cast(tape, x, FP32) if kind.quant == "none" else x
+    wide = kind.quant == "none" or not tape.autocast
+    source = cast(tape, x, FP32) if wide else x
     dropped = _dropout(tape, source, kind) if kind.dropout else source
-    narrow = cast(tape, dropped, HALF)
+    taken = narrow(tape, dropped)
     del dropped
-    low = _small_matmul(tape, narrow, elements, rank, kind)
-    del narrow
+    low = _small_matmul(tape, taken, elements, rank, kind)
+    del taken
     high = _small_matmul(tape, low, rank, outputs, kind)
     del low
     scaled = scale(tape, high)
     del high
+    if kind.quant != "none" and not tape.autocast:
+        scaled = cast(tape, scaled, base.width)
     out = add(tape, base, scaled)
+    width = base.width
     del base, scaled, source
-    return out
+    return cast(tape, out, width) if kind.quant == "none" else out
 
 
 def _clone(tape: Tape, x: Tensor) -> Tensor:
@@ -169,76 +183,98 @@ def _dropout(tape: Tape, x: Tensor, kind: Adapter) -> Tensor:
 
 
 def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Adapter) -> Tensor:
-    """One of the two LoRA factors: FP32 weight, its two-byte copy of autocast, a gradient in both."""
-    size = inputs * outputs
-    copy = tape.bytes_(const=HALF * size)
+    """One of the two LoRA factors: FP32 weight, under autocast its two-byte copy and a gradient in both."""
+    size, autocast = inputs * outputs, tape.autocast
+    width = HALF if autocast else FP32
+    saved = [x.storage]
+    if autocast:
+        saved.append(tape.bytes_(const=HALF * size))
 
     def backward(grad: list[Storage]) -> Grads:
-        narrow = tape.bytes_(const=HALF * size)
+        first = tape.bytes_(const=HALF * size) if autocast else None
         wide = tape.bytes_(const=FP32 * size)
-        del narrow
+        del first
         tape.keep(wide)
-        return (tape.bytes_(HALF * inputs),)
+        return (tape.bytes_(width * inputs),)
 
-    return tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (x,), (x.storage, copy), backward)
+    return tape.make(tape.bytes_(width * outputs), outputs, width, (x,), saved, backward)
 
 
 def _base_linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter) -> Tensor:
     inputs = x.elements
     size = inputs * outputs
     if kind.quant == "4bit":
-        return _linear_4bit(tape, x, outputs, size)
+        return _linear_4bit(tape, x, outputs, size, kind)
     if kind.quant == "8bit":
-        return _linear_8bit(tape, x, outputs, size)
-    narrow = cast(tape, x, HALF)
-    saved = [narrow.storage] if kind.trainable else []
-    if kind.weight_width != HALF:
-        saved.append(tape.bytes_(const=HALF * size))
+        return _linear_8bit(tape, x, outputs, size, kind)
+    taken = narrow(tape, x)
+    weight, copy = weight_leaf(tape, size, kind)
+    width = taken.width
+    saved = [taken.storage] if kind.trainable else []
+    if copy is not None:
+        saved.append(copy)
 
     def backward(grad: list[Storage]) -> Grads:
-        if kind.trainable:
-            weight = tape.bytes_(const=HALF * size)
-            if kind.weight_width != HALF:
-                weight = tape.bytes_(const=kind.weight_width * size)
-            tape.keep(weight)
-        return (tape.bytes_(HALF * inputs),)
+        made = tape.bytes_(const=width * size) if kind.trainable else None
+        return (tape.bytes_(width * inputs), made)
 
-    return tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (narrow,), saved, backward)
+    return tape.make(tape.bytes_(width * outputs), outputs, width, (taken, weight), saved, backward)
 
 
-def dequantised(tape: Tape, size: float) -> Storage:
-    scales = tape.bytes_(const=FP32 * size / 64)
-    weight = tape.bytes_(const=HALF * size)
+def weight_leaf(tape: Tape, size: float, kind: Adapter) -> tuple[Tensor, Storage | None]:
+    """A weight as a matrix product meets it, and the two-byte copy that autocast made of it. Where it trains, its
+    gradient arrives in the width of the product and stays in the weight's own."""
+    copied = tape.autocast and kind.weight_width != HALF
+
+    def backward(grad: list[Storage]) -> Grads:
+        made = tape.bytes_(const=kind.weight_width * size) if copied else grad[0]
+        tape.keep(made)
+        return ()
+
+    copy = tape.bytes_(const=HALF * size) if copied else None
+    weight = tape.make(Storage(tape, ZERO), 0, kind.weight_width, (), (), backward)
+    return weight, copy
+
+
+def dequantised(tape: Tape, size: float, kind: Adapter) -> Storage:
+    """The weight of a 4-bit linear in the dtype that it was loaded in, then in the one that is computed in."""
+    scales = tape.bytes_(const=FP32 * size / 64) if kind.double_quant else None
+    weight = tape.bytes_(const=kind.weight_width * size)
     del scales
+    if tape.autocast and kind.weight_width != HALF:
+        weight = tape.bytes_(const=HALF * size)
     return weight
 
 
-def _linear_4bit(tape: Tape, x: Tensor, outputs: float, size: float) -> Tensor:
+def _linear_4bit(tape: Tape, x: Tensor, outputs: float, size: float, kind: Adapter) -> Tensor:
     width, inputs = x.width, x.elements
-    narrow = cast(tape, x, HALF)
+    computed = HALF if tape.autocast else kind.weight_width
+    taken = cast(tape, x, computed)
 
     def backward(grad: list[Storage]) -> Grads:
-        weight = dequantised(tape, size)
-        result = tape.bytes_(HALF * inputs)
+        weight = dequantised(tape, size, kind)
+        result = tape.bytes_(computed * inputs)
         del weight
         return (result,)
 
-    weight = dequantised(tape, size)
-    out = tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (narrow,), (), backward)
-    del weight, narrow
+    weight = dequantised(tape, size, kind)
+    out = tape.make(tape.bytes_(computed * outputs), outputs, computed, (taken,), (), backward)
+    del weight, taken
     return cast(tape, out, width)
 
 
-def _linear_8bit(tape: Tape, x: Tensor, outputs: float, size: float) -> Tensor:
+def _linear_8bit(tape: Tape, x: Tensor, outputs: float, size: float, kind: Adapter) -> Tensor:
     inputs, width = x.elements, x.width
-    half = tape.bytes_(HALF * inputs)
+    direct = kind.fp16 and width == HALF
+    half = None if direct else tape.bytes_(HALF * inputs)
     quantised = tape.bytes_(inputs + FP32)
     del half
     product = tape.bytes_(FP32 * outputs)
-    scaled = tape.bytes_(HALF * outputs)
+    out_storage = tape.bytes_(HALF * outputs)
     del product
-    out_storage = tape.bytes_(width * outputs)
-    del scaled, quantised
+    if not direct:
+        out_storage = tape.bytes_(width * outputs)
+    del quantised
 
     def backward(grad: list[Storage]) -> Grads:
         weight = tape.bytes_(const=width * size)

@@ -15,7 +15,7 @@ from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import evaluation_moments
 from compiler.memory.phases import base_terms, mask_terms
 from compiler.memory.shards import shard
-from compiler.memory.static import DTYPE_BYTES, Static, static_state
+from compiler.memory.static import DTYPE_BYTES, Static, autocasts, static_state
 from compiler.memory.tape import Size, Tape, highest
 from compiler.values import Part, Setup
 
@@ -88,6 +88,8 @@ _EVAL_WORDS = {
 
 
 def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
+    if not autocasts(setup):
+        return 0.0
     if setup.method == "full":
         return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0
     if setup.lora_kernels:
@@ -104,7 +106,7 @@ def _layer_moments(
 
 @lru_cache(maxsize=256)
 def _layer_moments_of(architecture: Architecture, key: object) -> tuple[tuple[Size, str], ...]:
-    tape = Tape(recording=False)
+    tape = Tape(recording=False, autocast=key.autocast)  # type: ignore[attr-defined]
     held = tape.bytes_(architecture.hidden_size * key.stream_width)  # type: ignore[attr-defined]
     out = decoder_layer(tape, tape.leaf(architecture.hidden_size, key.stream_width), architecture, key)  # type: ignore
     del out, held

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from compiler.architecture import Architecture
+from compiler.families import FAMILIES
 from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import LossCost, loss_cost
 from compiler.memory.shards import Shard, shard
-from compiler.memory.static import Static, static_state
+from compiler.memory.static import Static, autocasts, static_state
 from compiler.values import Setup
 
 
@@ -20,14 +21,16 @@ def needs_mask(architecture: Architecture, setup: Setup) -> bool:
 def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
-    base = line("", (*base_terms(setup, static, rank), *_model_terms(architecture, setup, static.stream_bytes)))
-    gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
     layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
+    resident = line("", base_terms(setup, static, rank))
+    base = line("", _model_terms(architecture, setup, static.stream_bytes, layer), resident)
+    gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
+    stack = _stack(architecture, setup, layer, cpu)
     head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
     share = rank.gradients / static.gradients if static.gradients else 0.0
     lines = [
-        *_loss_lines(architecture, setup, line("", _carried(setup, gradients), base), layer, head),
-        *_layer_lines(architecture, setup, line("", _whole_gradients(rank), base), gradients, layer, head, share),
+        *_loss_lines(architecture, setup, line("", _carried(setup, gradients), base), stack, head),
+        *_layer_lines(architecture, setup, line("", _whole_gradients(rank), base), gradients, stack, head, share),
     ]
     if setup.method == "full" or setup.train_embeddings:
         tail = _root_tail(rank) if rank.root_gradients else _embedding_tail(architecture, setup, static)
@@ -35,7 +38,7 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     step = Term(
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
-    lines.append(line("optimizer", (gradients, step), base))
+    lines.append(line("optimizer", (gradients, step), resident))
     return tuple(lines)
 
 
@@ -43,6 +46,21 @@ def steady_layer(architecture: Architecture, setup: Setup, stream_width: int, cp
     """The cost of all layers but the first: LayerNorm families may widen the residual stream in the first one."""
     cost = layer_cost(architecture, setup, stream_width, cpu)
     return cost if cost.stream_width == stream_width else layer_cost(architecture, setup, cost.stream_width, cpu)
+
+
+Stack = tuple[tuple[LayerCost, int], ...]
+"""Kinds of layers and how many there are of each; the kind of the last layer first, as backward meets them."""
+
+
+def _stack(architecture: Architecture, setup: Setup, layer: LayerCost, cpu: bool) -> Stack:
+    """Layers that attend to everything need no mask under `sdpa`; the windowed ones do."""
+    layers, windowed = architecture.num_layers, architecture.windowed_layers
+    if not needs_mask(architecture, setup) or windowed == layers:
+        return ((layer, layers),)
+    bare = layer_cost(architecture, setup, layer.stream_width, cpu, windowed=False)
+    every = FAMILIES[architecture.model_type].full_attention_every
+    kinds = ((layer, windowed), (bare, layers - windowed))
+    return kinds[::-1] if every and layers % every == 0 else kinds
 
 
 def _carried(setup: Setup, gradients: Term) -> tuple[Term, ...]:
@@ -58,10 +76,8 @@ _LOSS_WORDS = {
 }
 
 
-def _loss_lines(
-    architecture: Architecture, setup: Setup, base: Line, layer: LayerCost, head: LossCost
-) -> list[Line]:
-    kept = _kept(setup, layer, architecture, architecture.num_layers)
+def _loss_lines(architecture: Architecture, setup: Setup, base: Line, stack: Stack, head: LossCost) -> list[Line]:
+    kept = _kept(setup, architecture, stack)
     copies = Term(
         "autocast_copies",
         "two-byte copies of FP32 weights that autocast keeps during forward",
@@ -70,13 +86,14 @@ def _loss_lines(
     made = []
     for size, phase in head.moments:
         loss = Term("logits", _LOSS_WORDS[setup.cross_entropy], *size)
-        extra = (copies,) if phase == "forward" and copies.const else ()
-        if setup.cross_entropy == "chunked":  # chunks along the length of several rows are not contiguous
+        extra = (copies,) if phase in ("forward", "chunks") and copies.const else ()
+        # chunks along the length of several rows are not contiguous; their copies take the logits' place in backward
+        if setup.cross_entropy == "chunked" and phase in ("chunks", "returned"):
             extra += (
                 Term(
                     "logit_chunks",
                     "two-byte copies of the chunks of logits, with a micro-batch above 1",
-                    per_batched_token=2.0 * architecture.vocab_size,
+                    per_batched_token=head.logit_bytes * architecture.vocab_size,
                 ),
             )
         made.append(line("loss", (*kept, *extra, loss), base))
@@ -88,42 +105,44 @@ def _layer_lines(
     setup: Setup,
     base: Line,
     gradients: Term,
-    layer: LayerCost,
+    stack: Stack,
     head: LossCost,
     share: float,
 ) -> list[Line]:
-    """Backward of the last layer (all that forward kept is there) and of the first (all gradients are there)."""
-    mode, layers = setup.gradient_checkpointing, architecture.num_layers
-    moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
-    others = {"off": (layers - 1, 0), "on": (layers, 1), "offload": (0, 0)}[mode]
-    made = []
-    for size, phase in moments:
-        inside = Term("layer", f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight", *size)
-        if setup.gradient_accumulation > 1:
-            tied = architecture.tie_word_embeddings and head.gradients
-            waiting = (
-                (
-                    Term(
-                        "head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients
-                    ),
-                )
-                if tied
-                else ()
-            )
-            made.append(
-                line("layer", (gradients, *waiting, *_kept(setup, layer, architecture, others[0]), inside), base)
-            )
-            continue
-        for kept, done in ((others[0], 0), (others[1], layers - 1)):
-            there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
-            made.append(line("layer", (there, *_kept(setup, layer, architecture, kept), inside), base))
+    """Backward of the last layer of each kind (all that forward kept before it is there) and of the first layer (all
+    gradients are there)."""
+    mode, made, after = setup.gradient_checkpointing, [], 0
+    for position, (layer, _) in enumerate(stack):
+        moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
+        before = tuple(
+            (kind, number - (kind is layer and mode == "off") - (index < position))
+            for index, (kind, number) in enumerate(stack)
+        )
+        first = ((layer, 1),) if mode == "on" else ()
+        for size, phase in moments:
+            words = f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight"
+            inside = Term("layer", words, *size)
+            if setup.gradient_accumulation > 1:
+                waiting = _waiting(architecture, head, share)
+                made.append(line("layer", (gradients, *waiting, *_kept(setup, architecture, before), inside), base))
+                continue
+            for kept, done in ((before, after), (first, architecture.num_layers - 1)):
+                there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
+                made.append(line("layer", (there, *_kept(setup, architecture, kept), inside), base))
+        after += 1
     return made
+
+
+def _waiting(architecture: Architecture, head: LossCost, share: float) -> tuple[Term, ...]:
+    if not (architecture.tie_word_embeddings and head.gradients):
+        return ()
+    return (Term("head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients),)
 
 
 def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
     """Autocast keeps the two-byte copy of every FP32 leaf it met until forward ends; without checkpointing the
     layers' own saved tensors already hold them, and the fused kernels cast by themselves."""
-    if setup.gradient_checkpointing == "off":
+    if setup.gradient_checkpointing == "off" or not autocasts(setup):
         return 0.0
     if setup.method == "full":
         return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0
@@ -154,11 +173,13 @@ def _root_tail(rank: Shard) -> Term:
     return Term("unreduced_gradients", how, 2 * rank.root_gradients)
 
 
-def _model_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
+def _model_terms(architecture: Architecture, setup: Setup, stream_width: int, layer: LayerCost) -> tuple[Term, ...]:
     """Tensors of the whole model that stay through forward and backward."""
     terms = []
     scaled = architecture.model_type in SCALED_EMBEDDINGS
-    if setup.method != "full" and (setup.gradient_checkpointing != "on" or scaled):
+    leaf = setup.method != "full" and not setup.train_embeddings
+    counted = {"off": layer.keeps_input, "on": True, "offload": False}[setup.gradient_checkpointing]
+    if leaf and (scaled or not counted):
         terms.append(
             Term(
                 "embedding_output",
@@ -222,18 +243,14 @@ def _gradient_words(static: Static, rank: Shard) -> str:
     return f"{static.trainable_parameters:,} trainable parameters" + (f"; {rank.how}" if rank.how else "")
 
 
-def _kept(setup: Setup, layer: LayerCost, architecture: Architecture, layers: int) -> tuple[Term, ...]:
-    """What `layers` layers leave behind in forward for their backward."""
+def _kept(setup: Setup, architecture: Architecture, stack: Stack) -> tuple[Term, ...]:
+    """What layers leave behind in forward for their backward."""
+    layers = sum(count for _, count in stack)
     if setup.gradient_checkpointing == "offload" or not layers:
         return ()
     if setup.gradient_checkpointing == "on":
-        stream = layer.stream_width * architecture.hidden_size
-        return (
-            Term(
-                "checkpoints",
-                f"input of each of {layers} layers in {layer.stream_width} bytes",
-                0,
-                float(stream * layers),
-            ),
-        )
-    return (Term("activations", f"saved tensors of {layers} layers", *(layers * value for value in layer.saved)),)
+        width = stack[0][0].stream_width
+        words = f"input of each of {layers} layers in {width} bytes"
+        return (Term("checkpoints", words, 0, float(width * architecture.hidden_size * layers)),)
+    saved = (sum(count * cost.saved[index] for cost, count in stack) for index in range(4))
+    return (Term("activations", f"saved tensors of {layers} layers", *saved),)

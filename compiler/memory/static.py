@@ -86,6 +86,11 @@ def optimizer_of(setup: Setup) -> Optimizer:
     return OPTIMIZERS[setup.optimizer]
 
 
+def autocasts(setup: Setup) -> bool:
+    """Whether the step runs under 16-bit autocast: not where `precision` is fp32 or tf32."""
+    return setup.precision in ("bf16", "fp16")
+
+
 def static_state(architecture: Architecture, setup: Setup) -> Static:
     """What lives through the step on one device, before sharding and offload (those are in `zero.py`)."""
     counts, full = architecture.parameters, setup.method == "full"
@@ -110,8 +115,9 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     else:
         trainable = architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
         adapters = gradients = 4 * trainable
+    # PEFT trains a copy in the dtype of what it copies: it widens adapters only (peft 0.20 `cast_adapter_dtype`)
     extra = table if setup.train_embeddings and not full else 0
-    adapters, gradients, trainable = adapters + 4 * extra, gradients + 4 * extra, trainable + extra
+    adapters, gradients, trainable = adapters + loaded * extra, gradients + loaded * extra, trainable + extra
     states, host_states = _states(architecture, setup, gradients, trainable, table if full else extra)
     return Static(
         weights=round(weights),
@@ -125,7 +131,7 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
         linear_bytes=each_linear,
         total_parameters=counts.total,
         trainable_parameters=trainable,
-        embedding_gradient=embedding_bytes * counts.embedding if full else 4 * (counts.embedding if extra else 0),
+        embedding_gradient=embedding_bytes * counts.embedding if full or extra else 0,
     )
 
 

@@ -21,7 +21,7 @@ Moment = tuple[Size, str]
 class Storage:
     """Bytes that count while the object lives."""
 
-    __slots__ = ("size", "tape")
+    __slots__ = ("__weakref__", "size", "tape")
 
     def __init__(self, tape: Tape, size: Size) -> None:
         self.tape, self.size = tape, size
@@ -64,9 +64,11 @@ class Tensor:
 class Tape:
     """Live bytes, the moments seen, and the nodes in order of their making."""
 
-    def __init__(self, recording: bool = True) -> None:
+    def __init__(self, recording: bool = True, autocast: bool = True) -> None:
         self.recording = recording
         """False: as under `torch.no_grad`, nothing is kept for backward."""
+        self.autocast = autocast
+        """Whether linears and attention compute in two bytes whatever they are given."""
         self.live = ZERO
         self.moments: dict[tuple[Size, float], str] = {}
         """(Live bytes, released gradients) of every allocation -> phase, in the order in which they were first seen."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compiler.families import kernels_cannot
+from compiler.memory.static import DTYPE_BYTES
 from compiler.rules.draft import Draft, stated
 from compiler.values import Decision
 
@@ -115,9 +117,11 @@ def kernels_obstacle(draft: Draft, method: str | None) -> str | None:
         return "Axolotl refuses its LoRA kernels with 8-bit weights"
     if draft.value("lora_dropout"):
         return "dropout above 0: the kernels' memory and speed are known without dropout only"
-    plain = architecture.gated_mlp and not architecture.fused_qkv and architecture.norm == "rmsnorm"
-    if not plain or (architecture.qk_norm and not architecture.qk_norm_per_head):
-        return f"Axolotl's kernels do not know the attention code of {architecture.model_type}"
+    cannot = kernels_cannot(architecture.model_type)
+    if cannot:
+        return cannot
+    if not architecture.gated_mlp:
+        return f"the fused MLP kernel does not know the MLP of {architecture.model_type}"
     if draft.value("lora_targets") != "all-linear":
         return "the kernels fuse adapters on all linears; only some have one"
     if draft.value("weights_dtype") == "fp32":
@@ -142,10 +146,10 @@ def double_quant(draft: Draft) -> Decision:
 
 
 def train_embeddings(draft: Draft) -> Decision:
-    """Off: the chat template's tokens exist already; with adapters, training them costs 16 bytes for each parameter."""
+    """Off: the chat template's tokens exist already. With adapters PEFT trains a copy in the weights' own dtype."""
     asked = draft.asked("train_embeddings")
     parameters = draft.case.model.architecture.parameters
-    count = parameters.embedding + parameters.head
+    count, dtype = parameters.embedding + parameters.head, draft.value("weights_dtype")
     if draft.full:
         return Decision(
             "train_embeddings", False, "full fine-tuning trains them with everything else", "train_embeddings"
@@ -158,7 +162,7 @@ def train_embeddings(draft: Draft) -> Decision:
         "train_embeddings",
         False,
         f"no token is added, so {count / 1e6:,.0f} M embedding parameters stay as they are "
-        f"(trained in FP32 with AdamW: {16 * count / 2**30:,.1f} GiB)",
+        f"(a trained copy in {dtype.upper()} with AdamW: {4 * DTYPE_BYTES[dtype] * count / 2**30:,.1f} GiB)",
         "train_embeddings",
     )
 

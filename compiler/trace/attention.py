@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+FLEX = "traced_flex"
 FLASH = "traced_fa"
-"""Name under which the emulated FlashAttention-2 is registered; transformers looks for the package behind names with
+"""Names under which the emulated kernels are registered; transformers looks for the package behind names with
 `flash_attention`."""
 
 
@@ -174,13 +175,32 @@ def _flash_forward(
     return out.transpose(1, 2), None
 
 
+def _flex_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' `flex_attention_forward`: the same tensors as flash attention keeps (query, key, value, output,
+    log-sum-exp), in the dtype that they come in."""
+    dtype = autocast_dtype()
+    if dtype is not None:
+        query, key, value = (one.to(dtype) for one in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        out = FlashAttention.apply(query, key, value)
+    return out.transpose(1, 2), None
+
+
 def register_flash() -> None:
-    """Make `FLASH` a value of transformers' `attn_implementation`."""
+    """Make `FLASH` and `FLEX` values of transformers' `attn_implementation`."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
-    AttentionInterface.register(FLASH, _flash_forward)
-    AttentionMaskInterface.register(FLASH, lambda *args, **kwargs: None)
+    for name, forward in ((FLASH, _flash_forward), (FLEX, _flex_forward)):
+        AttentionInterface.register(name, forward)
+        AttentionMaskInterface.register(name, lambda *args, **kwargs: None)
 
 
 class Dropout(torch.autograd.Function):

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from compiler.memory.static import optimizer_of
-from compiler.trace.attention import FLASH, register_flash
+from compiler.families import embedding_modules
+from compiler.memory.static import autocasts, optimizer_of
+from compiler.trace.attention import FLASH, FLEX, register_flash
 from compiler.trace.checkpointing import install_checkpointing
 from compiler.trace.losses import install_loss
 from compiler.trace.quantised import quantise_linears
@@ -16,9 +17,14 @@ from compiler.trace.stacks import Stack
 from compiler.values import Setup
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-ATTENTION = {"eager": "eager", "sdpa": "sdpa", "flash_attention_2": FLASH, "flex_attention": FLASH}
-"""flex_attention keeps the same tensors as flash attention (query, key, value, output, log-sum-exp)."""
+ATTENTION = {"eager": "eager", "sdpa": "sdpa", "flash_attention_2": FLASH, "flex_attention": FLEX}
 UPCAST_NAMES = ("embed_tokens", "lm_head")
+
+
+def half_dtype(setup: Setup) -> torch.dtype:
+    """The dtype that stands for FP16. Under FP16 autocast it is BF16, in which the CPU knows more operators: the sizes
+    are the same, and so is what equals what."""
+    return torch.bfloat16 if setup.precision == "fp16" else torch.float16
 
 
 def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.Module, nn.Module]:
@@ -28,13 +34,14 @@ def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.
 
     optimizer_of(setup)
     register_flash()
-    dtype = DTYPES[setup.weights_dtype]
+    dtype = half_dtype(setup) if setup.weights_dtype == "fp16" else DTYPES[setup.weights_dtype]
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(_model_config(config, setup), dtype=dtype)
     causal.config._attn_implementation = ATTENTION[setup.attention]
     if setup.method in ("qlora-4bit", "lora-8bit"):
-        compute = torch.float16 if setup.precision == "fp16" else torch.bfloat16
-        quantise_linears(causal, 4 if setup.method == "qlora-4bit" else 8, dtype, compute, setup.double_quant)
+        compute = DTYPES["bf16"] if autocasts(setup) else dtype  # Axolotl's `bnb_4bit_compute_dtype` is `torch_dtype`
+        bits = 4 if setup.method == "qlora-4bit" else 8
+        quantise_linears(causal, bits, dtype, compute, setup.double_quant, half_dtype(setup))
     _cast(causal, setup, stack, dtype)
     model = causal if setup.method == "full" else _adapt(causal, setup, stack, dtype)
     install_checkpointing(causal, setup.gradient_checkpointing)
@@ -61,14 +68,15 @@ def _adapt(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) ->
 
     causal.requires_grad_(False)
     causal.enable_input_require_grads()
-    saved = ["embed_tokens", "lm_head"] if setup.train_embeddings else None
+    tied = causal.config.tie_word_embeddings
     adapter = LoraConfig(
         r=setup.lora_r,
         lora_alpha=setup.lora_alpha or setup.lora_r,
         lora_dropout=setup.lora_dropout,
         bias="none",
         target_modules=lora_target_names(causal, setup.lora_targets),
-        modules_to_save=saved,
+        modules_to_save=embedding_modules(causal.config.model_type, tied) if setup.train_embeddings else None,
+        ensure_weight_tying=setup.train_embeddings and tied,
         task_type="CAUSAL_LM",
     )
     with torch.device("meta"):

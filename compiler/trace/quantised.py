@@ -47,15 +47,13 @@ class MatMul8Bit(torch.autograd.Function):
     def forward(ctx: Any, inputs: torch.Tensor, bias: torch.Tensor | None, layer: Any) -> torch.Tensor:
         rows = inputs.reshape(-1, inputs.shape[-1])
         empty = partial(torch.empty, device=inputs.device)
-        half = rows.to(torch.float16)
+        half = rows.to(layer.half_dtype)
         _quantised, _scales = empty(rows.shape, dtype=torch.int8), empty((rows.shape[0],), dtype=torch.float32)
         del half
         product = empty((rows.shape[0], layer.out_features), dtype=torch.int32)
-        scaled = empty(product.shape, dtype=torch.float16)
+        scaled = empty(product.shape, dtype=layer.half_dtype)
         del product
-        out = scaled.to(rows.dtype)
-        if bias is not None:
-            out = out.add(bias.to(out.dtype))
+        out = scaled.to(rows.dtype)  # a bias is added in place before (`backends/cuda/ops.py`, int8_mm_dequant)
         ctx.layer, ctx.shape = layer, inputs.shape
         ctx.save_for_backward(rows)
         return out.reshape(*inputs.shape[:-1], -1)
@@ -70,7 +68,12 @@ class MatMul8Bit(torch.autograd.Function):
 
 
 def quantise_linears(
-    model: nn.Module, bits: int, weight_dtype: torch.dtype, compute_dtype: torch.dtype, double_quant: bool
+    model: nn.Module,
+    bits: int,
+    weight_dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    double_quant: bool,
+    half_dtype: torch.dtype,
 ) -> None:
     """Replace every linear but the head (transformers' `modules_to_not_convert`) by its 4-bit or 8-bit counterpart,
     on meta."""
@@ -78,7 +81,9 @@ def quantise_linears(
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "lm_head":
             parent = model.get_submodule(name.rpartition(".")[0])
             layer = (
-                _linear_4bit(module, weight_dtype, compute_dtype, double_quant) if bits == 4 else _linear_8bit(module)
+                _linear_4bit(module, weight_dtype, compute_dtype, double_quant)
+                if bits == 4
+                else _linear_8bit(module, half_dtype)
             )
             setattr(parent, name.rpartition(".")[2], layer)
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = bits == 4, bits == 8
@@ -125,7 +130,7 @@ def _linear_4bit(
     return layer
 
 
-def _linear_8bit(linear: nn.Linear) -> nn.Module:
+def _linear_8bit(linear: nn.Linear, half_dtype: torch.dtype) -> nn.Module:
     import bitsandbytes as bnb
 
     class TracedLinear8bit(bnb.nn.Linear8bitLt):
@@ -146,5 +151,5 @@ def _linear_8bit(linear: nn.Linear) -> nn.Module:
     layer.state = SimpleNamespace(
         has_fp16_weights=False, threshold=6.0, use_pool=False, is_training=True, memory_efficient_backward=False
     )
-    layer.index = None
+    layer.index, layer.half_dtype = None, half_dtype
     return layer

@@ -18,7 +18,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compiler.architecture import Architecture, config_dict
-from compiler.memory.static import optimizer_of
+from compiler.constraints import conflict
+from compiler.families import kernels_cannot
+from compiler.memory.static import autocasts, optimizer_of
 from compiler.trace.allocator import replay
 from compiler.trace.attention import patched_functions
 from compiler.trace.build import build_model, to_fake
@@ -76,6 +78,8 @@ def trace_step(
     """
     started = time.perf_counter()
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
+    if stack is AXOLOTL:
+        _refuse(values["model_type"], setup)
     model, causal = build_model(values, setup, stack)
     parameters = sum(one.numel() for one in causal.parameters())
     patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (
@@ -102,6 +106,14 @@ def trace_step(
         trainable,
         time.perf_counter() - started,
     )
+
+
+def _refuse(model_type: str, setup: Setup) -> None:
+    """Raises ValueError for what Axolotl cannot run, in the planner's words."""
+    clash = conflict(setup)
+    cannot = kernels_cannot(model_type) if setup.lora_kernels else None
+    if clash or cannot:
+        raise ValueError(clash[1] if clash else cannot)
 
 
 @contextlib.contextmanager
@@ -152,8 +164,8 @@ def _step(
     micro_steps: int,
 ) -> None:
     """One optimizer step as HF Trainer does it; more than two micro-steps change nothing."""
-    autocast = stack.autocast if setup.precision in ("bf16", "fp16") else "none"
-    dtype = torch.bfloat16  # FP16 has the same sizes, and CPU autocast knows fewer of its operators
+    autocast = stack.autocast if autocasts(setup) else "none"
+    dtype = torch.bfloat16  # stands for FP16 too, see `half_dtype`
     for _ in range(micro_steps):
         tokens = torch.randint(0, 1000, (setup.micro_batch, setup.sequence_len))
         follower.enter("forward")
