@@ -24,12 +24,13 @@ from typing import Generic, TypeVar
 
 from dataset_builder.calls import Caller, Job, Patience
 from dataset_builder.ledger import Ledger, Reply, Request
+from dataset_builder.loading import litellm
 from dataset_builder.money import FREE, Budget, price_of
 from dataset_builder.problems import Stopped
 from dataset_builder.progress import Progress, Quiet, Report
 from dataset_builder.replies import BadReply
 from dataset_builder.spec import Generator
-from dataset_builder.transport import Endpoint, Trouble, litellm
+from dataset_builder.transport import Endpoint, Trouble
 
 __all__ = ["BadReply", "Engine", "Outcome", "Patience", "Reply", "Request"]
 

@@ -33,7 +33,7 @@ FREE = Price(0.0, 0.0)
 
 def price_of(model: str) -> Price | None:
     """From litellm's own list (shipped with it, so as old as the installed version); None where it has none."""
-    from dataset_builder.transport import litellm
+    from dataset_builder.loading import litellm
 
     try:
         info = litellm().get_model_info(model)

@@ -202,7 +202,7 @@ def context_tokens(model: str, api_base: str | None) -> int | None:
     """What the server says (vLLM: `max_model_len`; llama.cpp: `n_ctx`), else what litellm's list says, else None."""
     import requests
 
-    from dataset_builder.transport import litellm
+    from dataset_builder.loading import litellm
 
     if api_base:
         try:

@@ -6,18 +6,15 @@ Who asks again, when and how often is the engine's business alone; litellm's own
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import logging
 import os
 import re
 import time
-import warnings
 from collections.abc import Mapping
-from types import ModuleType
 
 from dataset_builder.ledger import Reply, Request
 from dataset_builder.limits import FAULT, OVERLOAD, retry_after_seconds
+from dataset_builder.loading import litellm
 from dataset_builder.problems import BuildProblem
 from dataset_builder.spec import Generator
 
@@ -37,27 +34,6 @@ class Trouble(Exception):
         self.kind = kind
         self.retry_after = retry_after
         self.headers = headers or {}
-
-
-@functools.cache
-def litellm() -> ModuleType:
-    """The library, imported on first use (seconds), quiet, without telemetry and without a download of prices."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Else it fetches a price list from the network while it is imported, with retries.
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        os.environ.setdefault("LITELLM_LOG", "CRITICAL")
-        # A server on this machine is never reached through a proxy.
-        for name in ("NO_PROXY", "no_proxy"):
-            os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
-        import litellm
-
-        litellm.telemetry = False
-        litellm.suppress_debug_info = True
-        litellm.drop_params = True  # a provider that knows no `seed` still answers
-        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        return litellm
 
 
 class Endpoint:
