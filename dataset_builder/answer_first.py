@@ -9,7 +9,7 @@ wording is, and is counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dataset_builder import prompting
@@ -27,6 +27,11 @@ TRIES = 2
 MAX_QUESTION_TOKENS = 48
 
 
+TELL_EVERY = 32
+"""Answers after which what follows is foreseen anew."""
+Then = Callable[[int, int], Sequence[tuple[Fact, Chunk]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Wording:
     """A fact with its chunk, and which try at a question this is (from 0)."""
@@ -37,13 +42,15 @@ class Wording:
 
 
 def request(wording: Wording, generator: Generator) -> Request:
-    """What the model is asked: to word one question for one sentence. The second try is warmer and has another seed."""
+    """What the model is asked: to word one question for one sentence. The second try is reminded of what most
+    first ones fail by, is warmer and has another seed."""
     fact, chunk = wording.fact, wording.chunk
     sentence = " ".join(fact.answer.split())[:400]
     subject = fact.subject if fact.subject.casefold() in fact.answer.casefold() else topic(chunk) or fact.subject
+    again = " Use the words of the sentence." if wording.attempt else ""
     return Request(
         model=generator.model,
-        messages=prompting.messages("question", sentence=sentence, subject=subject[:80]),
+        messages=prompting.messages("question", sentence=sentence, subject=subject[:80], again=again),
         max_tokens=MAX_QUESTION_TOKENS,
         temperature=0.0 if wording.attempt == 0 else 0.5,
         seed=generator.seed + wording.attempt,
@@ -53,11 +60,12 @@ def request(wording: Wording, generator: Generator) -> Request:
 
 
 def word(
-    engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False
+    engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False, then: Then | None = None
 ) -> tuple[list[Grounded], list[Dropped]]:
     """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped
     and why. `by_model`: the model words well; it is held to `fluent`, and where both wordings pass, its own is the
-    question and the template's the second voice."""
+    question and the template's the second voice. `then`: given how many facts have a question after how many answers,
+    what will be worded after these."""
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
     judged = fluent_problem if by_model else wording_problem
@@ -69,7 +77,9 @@ def word(
         ]
         asked = {(wanted[place][0], wanted[place][1].id): place for place in open_places}
         requests = (request(Wording(*wanted[place], attempt), engine.generator) for place in open_places)
-        for outcome in engine.run(requests, lambda reply: first_line(reply.text), total=len(open_places)):
+        worded = 0
+        run = engine.run(requests, lambda reply: first_line(reply.text), total=len(open_places))
+        for answers, outcome in enumerate(run, 1):
             about: Wording = outcome.request.about
             place = asked[about.fact, about.chunk.id]
             problem = outcome.problem or judged(outcome.value, about.fact, about.chunk)
@@ -77,6 +87,13 @@ def word(
                 questions[place].append(placed(outcome.value, about.chunk) if by_model else outcome.value)
             else:
                 reasons[place] = f"{problem}: {outcome.value!r}" if outcome.value else problem
+            fact, chunk = wanted[place]
+            worded += bool(questions[place] or fact.question)
+            if problem is not None and not fact.question and attempt + 1 < TRIES:
+                engine.foresee([request(Wording(fact, chunk, attempt + 1), engine.generator)])
+            if then is not None and attempt == 0 and answers % TELL_EVERY == 0:
+                coming = then(worded, answers)
+                engine.foresee([request(Wording(*one), engine.generator) for one in coming])
     return _grounded(wanted, questions, reasons, by_model)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from math import ceil
+from typing import TypeVar
 
 from dataset_builder import answer_first, coverage, names, pairs
 from dataset_builder.duplicates import Item, duplicates
-from dataset_builder.engine import Engine, Outcome
+from dataset_builder.engine import Engine, Outcome, Request
 from dataset_builder.facts import Fact
+from dataset_builder.foresight import Foresight, further, within
 from dataset_builder.judge import Bench
 from dataset_builder.probe import probe
 from dataset_builder.review.decisions import key
@@ -22,6 +23,8 @@ from dataset_builder.split import same
 from dataset_builder.views import View
 
 NOTHING_DECIDED = Settled()
+T = TypeVar("T")
+
 PATH_NOTE = "How the model is asked: {why}."
 ROWS_BY_MODEL = 3
 """Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
@@ -31,6 +34,8 @@ MOST_NAMES = 4
 """Given to the model in one further turn."""
 LIKELY = 2.0
 """Accepted pairs a chunk, before any is known."""
+TELL_EVERY = 16
+"""Answers of a batch after which what follows is foreseen anew; in a large batch, so many times."""
 TRIAL, LEAST_KEPT = 8, 2 / 3
 """Chunks by which a model that passed the probe is tried on the real documents, and the least share of its candidates
 that must pass the checks. Of 15 candidates of a 1.5B model 6 passed; a reader would keep 4 (docs/real-run.md)."""
@@ -110,18 +115,28 @@ class _Pool:
 
 
 def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: Bench | None = None,
-              review: Settled = NOTHING_DECIDED) -> Asked:  # fmt: skip
+              review: Settled = NOTHING_DECIDED, then_views: bool = False) -> Asked:  # fmt: skip
     """Unique pairs up to `pairs.unique`, or all there are and why they are fewer. `bench`: a judge of each pair;
-    `review`: what people decided about them, which outranks it."""
-    sections = coverage.items(chunks)
-    capable = probe(engine.generator, engine)
+    `review`: what people decided about them, which outranks it; `then_views`: `write_views` follows, so views of
+    accepted pairs may fill slots that are free."""
     pool = _Pool(dataset.pairs.unique, bench, review)
+    order = sorted(chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
+    ahead = Foresight(engine, dataset, bench)
+    capable = probe(engine.generator, engine, ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)]))
     path, why = capable.path, capable.why
-    if path != "answer-first" and (failed := _ask_chunks(engine, path, chunks, sections, dataset.seed, pool)):
-        path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
+    if path == "answer-first":
+        engine.forget_foreseen()
+    sections = coverage.items(chunks)
+    if path != "answer-first":
+        if then_views:
+            ahead.views_of = lambda one: views_request(engine, one, dataset.pairs.profile, path)
+        if failed := _ask_chunks(engine, path, order, sections, pool, ahead):
+            path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
+            engine.forget_foreseen()
+            ahead.views_of = None
     # A model that writes a form well words a question better than a template does.
     by_model = capable.path != "answer-first"
-    _ask_facts(engine, _unmentioned(coverage.deal(sections, dataset.seed), pool.pairs), pool, by_model)
+    _ask_facts(engine, list(_unmentioned(coverage.deal(sections, dataset.seed), pool.pairs)), pool, by_model, ahead)
     pairs = tuple(pool.chosen[: pool.wanted])
     short = _short(len(pairs), pool.wanted, sections, len(review.rejected))
     notes = [PATH_NOTE.format(why=why)]
@@ -134,15 +149,17 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
 
 
 def _ask_chunks(
-    engine: Engine, path: str, chunks: Sequence[Chunk], sections: dict, seed: int, pool: _Pool
+    engine: Engine, path: str, order: Sequence[Chunk], sections: dict, pool: _Pool, ahead: Foresight
 ) -> str | None:
-    """Chunk after chunk in an order that the seed decides, a few turns each, until there are enough pairs.
+    """Chunk after chunk in the given order, a few turns each, until there are enough pairs.
 
     The first chunks are a trial: a model that fails it is asked no further, and what it wrote is dropped, for what
     passes the checks by luck is poor as well. Returns how it failed, or None.
     """
-    order = sorted(chunks, key=lambda chunk: digest(str(seed), chunk.id))
-    facts = [item for mine in sections.values() for item in mine]
+    facts: dict[str, list[tuple[Fact, Chunk]]] = {}
+    for mine in sections.values():
+        for fact, chunk in mine:
+            facts.setdefault(chunk.id, []).append((fact, chunk))
     asked = 0
     for turn in range(TURNS):
         left = list(order)
@@ -151,41 +168,75 @@ def _ask_chunks(
             rate = max(0.25, len(pool.pairs) / asked) if asked else LIKELY
             size = ceil((pool.missing if asked else pool.wanted) / rate)
             now, left = left[:size], left[size:]
-            plans = [_plan(chunk, turn, facts, pool.pairs) for chunk in now]
+            plans = _plans(now, turn, facts, pool.pairs)
             trial = TRIAL if not asked else 0
-            asked += len(plans)
-            failed = _ask_batch(engine, path, [plan for plan in plans if plan is not None], pool, trial)
+            asked += len(now)
+            failed = _ask_batch(engine, path, plans, pool, trial, ahead, () if turn else left)
             if failed:
                 return failed
     return None
 
 
-def _plan(chunk: Chunk, turn: int, facts: Sequence[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> pairs.Plan | None:
-    """The request for a chunk in a turn; None where a later turn has nothing to add."""
+def _plans(
+    chunks: Sequence[Chunk], turn: int, facts: Mapping[str, Sequence[tuple[Fact, Chunk]]], found: Sequence[Grounded]
+) -> list[pairs.Plan]:
+    """The requests for chunks in a turn, without those of which a later turn has nothing to ask."""
     if not turn:
-        return pairs.Plan(chunk, pairs.wanted_pairs(chunk))
-    mine = [one for one in found if one.chunk.id == chunk.id]
-    missing = tuple(dict.fromkeys([*pairs.uncovered(facts, mine, chunk), *names.unmentioned(chunk, mine)]))[:MOST_NAMES]
-    return pairs.Plan(chunk, max(1, min(4, len(missing))), missing, turn) if missing else None
+        return [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in chunks]
+    known: dict[str, list[Grounded]] = {}
+    for one in found:
+        known.setdefault(one.chunk.id, []).append(one)
+    plans = []
+    for chunk in chunks:
+        mine = known.get(chunk.id, [])
+        subjects = pairs.uncovered(facts.get(chunk.id, ()), mine, chunk)
+        missing = tuple(dict.fromkeys([*subjects, *names.unmentioned(chunk, mine)]))[:MOST_NAMES]
+        if missing:
+            plans.append(pairs.Plan(chunk, max(1, min(4, len(missing))), missing, turn))
+    return plans
 
 
-def _ask_batch(engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Pool, trial: int) -> str | None:
+def _ask_batch(
+    engine: Engine, path: str, plans: Sequence[pairs.Plan], pool: _Pool, trial: int, ahead: Foresight,
+    then: Sequence[Chunk],
+) -> str | None:  # fmt: skip
     """Adds what the plans gave to the pool. The first `trial` of them decide whether the rest is asked at all; the
-    others need not wait for them. Returns how the trial failed, or None."""
-    replies: dict[int, Outcome] = {}
+    others need not wait for them. `then`: chunks that follow. Returns how the trial failed, or None."""
+    made: dict[int, list[Grounded]] = {}
+    lost: dict[int, list[Dropped]] = {}
     place_of = {id(plan): place for place, plan in enumerate(plans)}
+    first = range(min(trial, len(plans)))
     requests = (pairs.pairs_request(plan, engine.generator, path) for plan in plans)
     for outcome in engine.run(requests, pairs.parse_pairs, total=len(plans)):
-        replies[place_of[id(outcome.request.about)]] = outcome
-        if trial and all(place in replies for place in range(min(trial, len(plans)))):
-            first = {place: replies[place] for place in range(min(trial, len(plans)))}
-            made, lost = _checked(first, plans)
-            if len(made) < LEAST_KEPT * (len(made) + len(lost)):
-                pool.dropped += [*lost, *(_untrusted(one) for one in made)]
-                return f"{len(made)} of {len(made) + len(lost)} pairs passed their checks"
-            trial = 0
-    pool.add(*_checked(replies, plans))
+        place = place_of[id(outcome.request.about)]
+        made[place], lost[place] = _checked(outcome, plans[place].chunk)
+        if first and all(place in made for place in first):
+            good, bad = _in_order(made, first), _in_order(lost, first)
+            if len(good) < LEAST_KEPT * (len(good) + len(bad)):
+                pool.dropped += [*bad, *(_untrusted(one) for one in good)]
+                return f"{len(good)} of {len(good) + len(bad)} pairs passed their checks"
+            first = range(0)
+        if not first and len(made) % max(TELL_EVERY, len(plans) // TELL_EVERY) == 0:
+            _tell(path, plans, made, pool, ahead, then)
+    pool.add(_in_order(made, range(len(plans))), _in_order(lost, range(len(plans))))
+    ahead.accepted(pool.chosen[: pool.wanted])
     return None
+
+
+def _in_order(found: Mapping[int, Sequence[T]], places: range) -> list[T]:
+    """Answers come in any order; what is made of them must not depend on it."""
+    return [one for place in places for one in found[place]]
+
+
+def _tell(
+    path: str, plans: Sequence[pairs.Plan], made: Mapping[int, Sequence[Grounded]], pool: _Pool, ahead: Foresight,
+    then: Sequence[Chunk],
+) -> None:  # fmt: skip
+    """What will follow, judging by the answers so far: more chunks, and what becomes of pairs as good as accepted."""
+    more = further(sum(map(len, made.values())), len(made), len(plans), pool.missing)
+    ahead.chunks(then[:more], path)
+    sure, _ = deduplicated(within(pool.chosen, plans, made, pool.wanted), {one.pair.id for one in pool.chosen})
+    ahead.candidates([one for one in sure if key(one) not in pool.review.rejected])
 
 
 def _untrusted(one: Grounded) -> Dropped:
@@ -194,28 +245,28 @@ def _untrusted(one: Grounded) -> Dropped:
     return Dropped("trial", "most of what the model wrote failed its checks", item)
 
 
-def _checked(replies: dict[int, Outcome], plans: Sequence[pairs.Plan]) -> tuple[list[Grounded], list[Dropped]]:
-    made: list[Grounded] = []
-    lost: list[Dropped] = []
-    for place in sorted(replies):  # answers come in any order; what is made of them must not depend on it
-        outcome, chunk = replies[place], plans[place].chunk
-        if outcome.problem is not None:
-            lost.append(Dropped("pairs", outcome.problem, {"source": chunk.origin, "section": chunk.section}))
-            continue
-        for candidate in outcome.value:
-            checked = pairs.verify(candidate, chunk)
-            (made if isinstance(checked, Grounded) else lost).append(checked)
-    return made, lost
+def _checked(outcome: Outcome, chunk: Chunk) -> tuple[list[Grounded], list[Dropped]]:
+    if outcome.problem is not None:
+        return [], [Dropped("pairs", outcome.problem, {"source": chunk.origin, "section": chunk.section})]
+    checked = [pairs.verify(candidate, chunk) for candidate in outcome.value]
+    made = [one for one in checked if isinstance(one, Grounded)]
+    return made, [one for one in checked if isinstance(one, Dropped)]
 
 
-def _ask_facts(engine: Engine, facts: Iterator[tuple[Fact, Chunk]], pool: _Pool, by_model: bool) -> None:
+def _ask_facts(
+    engine: Engine, facts: Sequence[tuple[Fact, Chunk]], pool: _Pool, by_model: bool, ahead: Foresight
+) -> None:
     """Answer first: the whole job for a weak model, what is still missing for a strong one."""
-    while pool.missing > 0:
+    at = 0
+    while pool.missing > 0 and at < len(facts):
         # a tenth more than is missing: some questions fail their checks, and one more round costs little
-        batch = list(islice(facts, pool.missing * 11 // 10 + 4))
-        if not batch:
-            return
-        pool.add(*answer_first.word(engine, batch, by_model))
+        batch, at = facts[at : at + pool.missing * 11 // 10 + 4], at + pool.missing * 11 // 10 + 4
+
+        def then(found: int, answered: int, batch=batch, at=at) -> Sequence[tuple[Fact, Chunk]]:
+            return facts[at : at + further(found, answered, len(batch), pool.missing)]
+
+        pool.add(*answer_first.word(engine, batch, by_model, then))
+        ahead.accepted(pool.chosen[: pool.wanted])
 
 
 def _unmentioned(facts: Iterator[tuple[Fact, Chunk]], found: Sequence[Grounded]) -> Iterator[tuple[Fact, Chunk]]:
@@ -236,10 +287,7 @@ def write_views(
     lost: list[Dropped] = []
     if path == "answer-first":
         return found, lost
-    requests = (
-        pairs.views_request(one, view_names(one, profile), engine.generator, path)
-        for one in sorted(train, key=lambda one: one.pair.id)
-    )
+    requests = (views_request(engine, one, profile, path) for one in sorted(train, key=lambda one: one.pair.id))
     for outcome in engine.run(requests, pairs.parse_views, total=len(train)):
         pair = outcome.request.about.pair
         if outcome.problem is None:
@@ -247,6 +295,11 @@ def write_views(
         else:
             lost.append(Dropped("variants", outcome.problem, {"parent": pair.id, "question": pair.question}))
     return found, sorted(lost, key=lambda one: one.item["parent"])
+
+
+def views_request(engine: Engine, one: Grounded, profile: str, path: str) -> Request:
+    """The request for the views of one pair."""
+    return pairs.views_request(one, view_names(one, profile), engine.generator, path)
 
 
 def view_names(one: Grounded, profile: str) -> tuple[str, ...]:

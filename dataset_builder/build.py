@@ -24,8 +24,8 @@ from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
 from dataset_builder.spec import Dataset
 
 NO_ROW_MODULES = frozenset((
-    "__init__", "calls", "embedded", "engine", "estimate", "ledger", "limits", "money", "problems", "progress", "spec",
-    "strict", "transport",
+    "__init__", "calls", "embedded", "engine", "estimate", "foresight", "ledger", "limits", "loading", "money",
+    "problems", "progress", "spec", "strict", "transport",
     "formats", "html_blocks", "html_code", "html_main", "html_meta", "html_tables", "licences", "markdown", "materials",
     "readers", "rst", "scrub",
 ))  # fmt: skip
@@ -133,7 +133,8 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
         _bench(dataset, place, ledger, report, chunks) as bench,
     ):
         mine = [one for one in chunks if int(one.id, 16) % shard[1] == shard[0] - 1]
-        asked = ask_pairs(engine, dataset, mine, bench, settle(work.decisions, mine))
+        only_pairs = until in ("ask", "split") or shard != (1, 1)
+        asked = ask_pairs(engine, dataset, mine, bench, settle(work.decisions, mine), then_views=not only_pairs)
         counts["unique pairs"] = len(asked.pairs)
         if until == "ask" or shard != (1, 1):
             return Result("ask", counts, asked.short)

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dataset_builder.ledger import Ledger, Reply, Request
@@ -66,6 +67,11 @@ class Caller:
         self.endpoint, self.ledger, self.budget, self.patience = endpoint, ledger, budget, patience
         self.limiter = Limiter(ceiling, timeout_s)
         self._ready: deque[Job] = deque()
+        self._foreseen: dict[str, Request] = {}
+        """By key: requests that somebody will want; they are sent when nothing else is ready."""
+        self._ahead: dict[str, Job] = {}
+        """By key: jobs that nobody waits for, foreseen ones and those of a run that was left."""
+        self._nobody: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._calls: dict[asyncio.Task, Job] = {}
         self._delayed: dict[int, tuple[Job, asyncio.TimerHandle]] = {}
         self._wake: asyncio.TimerHandle | None = None
@@ -80,6 +86,14 @@ class Caller:
     def submit(self, job: Job) -> None:
         """Takes a job that the ledger has a claim for."""
         self._loop.call_soon_threadsafe(self._take, job)
+
+    def foresee(self, requests: Sequence[Request]) -> None:
+        """Requests that will be wanted: they fill slots that nothing else fills; their answers go into the ledger."""
+        self._loop.call_soon_threadsafe(self._expect, requests)
+
+    def forget_foreseen(self) -> None:
+        """What was foreseen will not be wanted: what is not sent yet stays unsent."""
+        self._in_loop(self._forget, self._nobody)
 
     def forget(self, arrived: queue.SimpleQueue) -> None:
         """Drops the jobs of one run that have not been sent yet, and gives their claims back."""
@@ -108,12 +122,49 @@ class Caller:
     # What follows runs in the loop's thread only.
 
     def _take(self, job: Job) -> None:
-        self._ready.append(job)
+        self._foreseen.pop(job.ask.key, None)
+        ahead = self._ahead.pop(job.ask.key, None)
+        if ahead is not None:  # a run knows its jobs by their keys, so the end of this one will do
+            ahead.arrived, ahead.request, ahead.forgotten = job.arrived, job.request, False
+        elif (reply := self.ledger.get(job.ask)) is not None and reply.max_tokens >= job.ask.max_tokens:
+            self.ledger.release(job.ask)  # foreseen, and answered since the run looked into the ledger
+            job.reply = reply
+            job.arrived.put(job)
+        else:
+            self._ready.append(job)
+            self._dispatch()
+
+    def _expect(self, requests: Sequence[Request]) -> None:
+        self._foreseen.update((request.key, request) for request in requests)
         self._dispatch()
+
+    def _promote(self) -> None:
+        """Makes the first foreseen request that is neither answered nor being bought ready to be sent."""
+        while self._foreseen:
+            request = self._foreseen.pop(next(iter(self._foreseen)))
+            known = (*self._calls.values(), *(job for job, _ in self._delayed.values()))
+            if any(job.ask.key == request.key for job in known) or self.ledger.get(request) is not None:
+                continue
+            if self.ledger.claim(request):
+                job = Job(request, self._nobody)
+                job.begin(request)
+                self._ahead[request.key] = job
+                self._ready.append(job)
+                return
+
+    def _deliver(self, job: Job) -> None:
+        """Hands a job that has ended to the run that waits for it, if there is one."""
+        if self._ahead.get(job.ask.key) is job:
+            del self._ahead[job.ask.key]
+        else:
+            job.arrived.put(job)
 
     def _dispatch(self) -> None:
         """Sends as much as limits and money allow; called whenever something may have changed."""
-        while self._ready:
+        while self._ready or (self._foreseen and self.limiter.in_flight < self.limiter.limit):
+            if not self._ready:
+                self._promote()
+                continue
             job = self._ready[0]
             now = time.monotonic()
             tokens = self.budget.prompt_tokens(job.ask) + job.ask.max_tokens
@@ -129,7 +180,9 @@ class Caller:
                 self.budget.spent_usd = self.ledger.spent_usd(self.endpoint.model)
             reserved = self.budget.reserve(job.ask)
             if reserved is None:
-                if not self.limiter.in_flight:
+                if job.ask.key in self._ahead:  # nobody has asked for it yet
+                    self._forget(self._nobody)
+                elif not self.limiter.in_flight:
                     self._refuse_for_money()
                 return
             self._ready.popleft()
@@ -163,14 +216,14 @@ class Caller:
         except asyncio.CancelledError:
             self.limiter.dropped()
             self.budget.settle(reserved)
-            self.ledger.release(job.ask)
+            self._drop(job)
             raise
         cost = self.budget.settle(reserved, job.ask, reply)
         if reply is not None:
             self._answers, self._failures_in_a_row, self._answered_at = self._answers + 1, 0, time.monotonic()
             job.reply = replace(reply, cost_usd=cost)
             self.ledger.put(job.ask, job.reply)
-            job.arrived.put(job)
+            self._deliver(job)
         else:
             self._failed(job, trouble, sent_at)
 
@@ -206,7 +259,7 @@ class Caller:
         if trouble.headers:
             self.limiter.headers(now, trouble.headers)
         if job.forgotten:
-            self.ledger.release(job.ask)
+            self._drop(job)
         elif trouble.kind == FATAL:
             self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses to answer: {trouble}\n"
                                        "Check dataset.generator: model, api_base and the key."), job)
@@ -241,7 +294,7 @@ class Caller:
     def _give_up(self, job: Job, reason: str) -> None:
         job.failure = Trouble(REFUSED, reason)
         self.ledger.release(job.ask)
-        job.arrived.put(job)
+        self._deliver(job)
 
     def _refuse_for_money(self) -> None:
         job = self._ready[0]
@@ -255,6 +308,7 @@ class Caller:
         """Tells every run that waits, once, and forgets the jobs: sent or not, none will be answered."""
         waiting = [cause, *self._ready, *self._calls.values(), *(job for job, _ in self._delayed.values())]
         queues = {id(job.arrived): job.arrived for job in waiting if not job.forgotten}
+        queues.pop(id(self._nobody), None)
         self.ledger.release(cause.ask)
         self._forget(None)
         for task in self._calls:
@@ -265,21 +319,30 @@ class Caller:
             arrived.put(Job(cause.request, arrived, failure=problem))
 
     def _forget(self, arrived: queue.SimpleQueue | None) -> None:
-        """Drops unsent jobs: of one run, or all. Those that were sent are kept if they come, but not tried again."""
+        """Drops unsent jobs: of one run, or all, what is foreseen included. Those that were sent are kept if they come,
+        but not tried again."""
+        if arrived in (None, self._nobody):
+            self._foreseen.clear()
         for job in self._calls.values():
-            job.forgotten = job.forgotten or arrived in (None, job.arrived)
+            if arrived in (None, job.arrived) and not job.forgotten:
+                job.forgotten = True
+                self._ahead[job.ask.key] = job
         for job, timer in list(self._delayed.values()):
             if arrived in (None, job.arrived):
                 timer.cancel()
                 del self._delayed[id(job)]
-                self.ledger.release(job.ask)
+                self._drop(job)
         kept = deque()
         for job in self._ready:
             if arrived in (None, job.arrived):
-                self.ledger.release(job.ask)
+                self._drop(job)
             else:
                 kept.append(job)
         self._ready = kept
+
+    def _drop(self, job: Job) -> None:
+        self._ahead.pop(job.ask.key, None)
+        self.ledger.release(job.ask)
 
     async def _drained(self, seconds: float) -> None:
         if self._calls:

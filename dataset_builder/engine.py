@@ -108,6 +108,19 @@ class Engine:
             finally:
                 run.leave()
 
+    def foresee(self, requests: Iterable[Request]) -> None:
+        """Says what `run` will be given soon. It fills the slots that no run fills, in this order, so that the slowest
+        call of one stage does not keep the next one waiting; the answers wait in the ledger. Nothing follows from
+        them until `run` is given the request, so what a build makes does not depend on them."""
+        missing = [request for request in requests if self.ledger.get(request) is None]
+        if missing:
+            self.caller().foresee(missing)
+
+    def forget_foreseen(self) -> None:
+        """Takes back what was foreseen and not sent yet."""
+        if self._caller:
+            self._caller.forget_foreseen()
+
     def caller(self) -> Caller:
         """The thread that makes the calls, started with the first one (an answer from the ledger needs none)."""
         if self._caller is None:
@@ -216,7 +229,7 @@ class _Run(Generic[T]):
             raise job.failure
         jobs = self.out.pop(job.ask.key)
         self.outstanding -= len(jobs)
-        self.tally.asked_again += job.tries - 1
+        self.tally.asked_again += max(0, job.tries - 1)
         if job.failure:
             for one in jobs:
                 yield self._ended(Outcome(one.request, None, None, str(job.failure)))

@@ -201,6 +201,11 @@ def judged(engine: Engine, pairs: Sequence[Grounded]) -> Judged:
     return Judged(tuple(one for one in pairs if one.pair.id not in reasons), tuple(dropped), verdicts)
 
 
+def foresee(engine: Engine, pairs: Sequence[Grounded]) -> None:
+    """Pairs whose verdicts will be wanted."""
+    engine.foresee([request(one.pair.question, one.pair.answer, one.chunk, engine.generator, one) for one in pairs])
+
+
 def _dropped(one: Grounded, reason: str) -> Dropped:
     item = {"question": one.pair.question, "answer": one.pair.answer, "quote": one.pair.quote,
             "source": one.chunk.origin, "section": one.chunk.section}  # fmt: skip

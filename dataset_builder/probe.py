@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +31,9 @@ PASSAGES = (
     "uploads fail with error `E1207`, while existing documents stay readable. Deleted documents count for a day more.",
 )
 """Made up for this purpose, so that no model can know the answers by heart."""
+
+Hopeful = Callable[[str, Reply], None]
+"""Called with a form and a good reply in it."""
 
 FIRST, ENOUGH = 3, 3
 """Passages asked about first; good answers wanted of all five. The other two are asked where they can decide."""
@@ -79,8 +82,9 @@ class Fault:
     """It is not what was asked for at all, so another form may help; else the words are at fault, and none will."""
 
 
-def probe(generator: Generator, engine: Engine) -> Capability:
-    """Asks for one pair per passage in the most comfortable form first, and takes the first form that works.
+def probe(generator: Generator, engine: Engine, hopeful: Hopeful | None = None) -> Capability:
+    """Asks for one pair per passage in the most comfortable form first, and takes the first form that works. `hopeful`
+    is told of each good reply at once.
 
     A model whose replies have the right form but false quotes or no questions goes straight to `answer-first`. A form
     that the endpoint refuses counts as one that does not work. Raises BuildProblem as `Engine.run` does.
@@ -88,9 +92,9 @@ def probe(generator: Generator, engine: Engine) -> Capability:
     seen: list[Reply] = []
     found = []
     for form in FORMS:
-        faults = _faults(generator, engine, form, range(FIRST), seen)
+        faults = _faults(generator, engine, form, range(FIRST), seen, hopeful)
         if 0 < faults.count(None) < ENOUGH:
-            faults += _faults(generator, engine, form, range(FIRST, len(PASSAGES)), seen)
+            faults += _faults(generator, engine, form, range(FIRST, len(PASSAGES)), seen, hopeful)
         bad = [fault for fault in faults if fault]
         found.append(f"{form} {faults.count(None)}/{len(faults)}" + (f" ({bad[0].text})" if bad else ""))
         if faults.count(None) >= ENOUGH:
@@ -100,15 +104,17 @@ def probe(generator: Generator, engine: Engine) -> Capability:
     return _capability("answer-first", engine, seen, found)
 
 
-def _faults(generator: Generator, engine: Engine, form: str, places: range, seen: list[Reply]) -> list[Fault | None]:
-    replies = _ask(generator, engine, form, places, ROOM)
+def _faults(generator: Generator, engine: Engine, form: str, places: range, seen: list[Reply],
+            hopeful: Hopeful | None) -> list[Fault | None]:  # fmt: skip
+    replies = _ask(generator, engine, form, places, ROOM, hopeful)
     if any(reply and reply.finish_reason == "length" and has_thoughts(reply.text) for reply in replies):
-        replies = _ask(generator, engine, form, places, THINKING_ROOM)
+        replies = _ask(generator, engine, form, places, THINKING_ROOM, hopeful)
     seen += [reply for reply in replies if reply]
     return [fault_in(form, reply, PASSAGES[place]) for reply, place in zip(replies, places, strict=True)]
 
 
-def _ask(generator: Generator, engine: Engine, form: str, places: range, room: int) -> list[Reply | None]:
+def _ask(generator: Generator, engine: Engine, form: str, places: range, room: int,
+         hopeful: Hopeful | None) -> list[Reply | None]:  # fmt: skip
     """One reply per passage; None where the endpoint refused."""
 
     def whole(reply: Reply) -> Reply:
@@ -119,7 +125,12 @@ def _ask(generator: Generator, engine: Engine, form: str, places: range, room: i
     schema = SCHEMA if form == "schema" else None
     requests = [Request(generator.model, _messages(form, PASSAGES[place]), schema, room, 0.0, generator.seed, "probe",
                         about=place) for place in places]
-    replies = {outcome.request.about: outcome.reply for outcome in engine.run(requests, whole, len(requests))}
+    replies: dict[int, Reply | None] = {}
+    for outcome in engine.run(requests, whole, len(requests)):
+        place, reply = outcome.request.about, outcome.reply
+        replies[place] = reply
+        if hopeful and reply and fault_in(form, reply, PASSAGES[place]) is None:
+            hopeful(form, reply)
     return [replies[place] for place in places]
 
 

@@ -9,6 +9,7 @@ from dataset_builder import pairs
 from dataset_builder.ask import ask_pairs, deduplicated
 from dataset_builder.chunks import chunk
 from dataset_builder.engine import BadReply, Engine, Reply
+from dataset_builder.foresight import within
 from dataset_builder.ledger import Ledger
 from dataset_builder.materials import document
 from dataset_builder.probe import Capability
@@ -146,13 +147,13 @@ def spec(unique: int = 2, **more) -> Dataset:
     )
 
 
-def asked(monkeypatch, tmp_path, answer, path: str, unique: int):
+def asked(monkeypatch, tmp_path, answer, path: str, unique: int, then_views: bool = False):
     capable = Capability(path, None, None, False, f"{path}: scripted")
     monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: capable)
     scripted = Scripted(monkeypatch, answer)
     dataset = spec(unique)
     with Ledger(tmp_path / "l.sqlite") as ledger, Engine(dataset.generator, ledger) as engine:
-        return ask_pairs(engine, dataset, [the_chunk()]), scripted
+        return ask_pairs(engine, dataset, [the_chunk()], then_views=then_views), scripted
 
 
 def test_a_strong_model_is_asked_by_chunk_and_its_pairs_are_verified(monkeypatch, tmp_path):
@@ -217,3 +218,25 @@ def test_views_keep_their_names():
     text = json.dumps({"pairs": [{"view": "Reversed", "question": "Which option?", "answer": "That one"},
                                  {"view": "song", "question": "La?", "answer": "La."}]})  # fmt: skip
     assert pairs.parse_views(reply(text)) == [("reversed", "Which option?", "That one.")]
+
+
+def test_what_is_sure_to_be_among_the_first_pairs():
+    plans = [pairs.Plan(the_chunk(), count) for count in (3, 2, 4)]
+    assert within(["a"], plans, {0: ["b"], 2: ["c", "d"]}, 4) == ["a", "b"]
+    assert within(["a"], plans, {0: ["b"], 2: ["c", "d"]}, 5) == ["a", "b", "c"]
+    assert within(["a"], plans, {}, 1) == ["a"]
+
+
+def test_views_of_sure_pairs_are_foreseen_and_bought_once(monkeypatch, tmp_path):
+    """The same views as without foresight, none twice, and none where no views are wanted."""
+    monkeypatch.setattr("dataset_builder.ask.TELL_EVERY", 1)
+
+    def answer(request):
+        return pairs_json(GOOD, LOGS) if request.stage == "pairs" else "{}"
+
+    bought = {}
+    for then_views in (True, False):
+        found, scripted = asked(monkeypatch, tmp_path / str(then_views), answer, "schema", 2, then_views=then_views)
+        bought[then_views] = [one.key for one in scripted.asked if one.stage == "variants"]
+        assert len(found.pairs) == 2
+    assert len(bought[True]) == len(set(bought[True])) == 2 and not bought[False]

@@ -339,3 +339,41 @@ def test_importing_the_engine_loads_nothing_heavy():
               "if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", "import json\n" + program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_what_is_foreseen_fills_the_slots_and_is_bought_once(tmp_path):
+    with mock_server(slots=8, latency_s=0.1) as server:
+        generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=8)
+        with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
+            every = list(requests(60))
+            engine.foresee(every[4:])
+            first = list(engine.run(every[:4], pairs))
+            later = list(engine.run(every[4:], pairs))  # some are answered, some on their way, some not sent
+            engine.foresee(every)
+        seen = server.stats()
+    assert [one.problem for one in (*first, *later)] == [None] * 60
+    assert seen["calls"] == seen["distinct"] == 60 and seen["max_in_flight"] == 8
+
+
+def test_what_is_no_longer_foreseen_stays_unsent_and_what_is_on_its_way_is_not_bought_again(tmp_path):
+    with mock_server(slots=4, latency_s=0.3) as server:
+        generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=4)
+        with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
+            every = list(requests(40))
+            engine.foresee(every)
+            while server.stats()["calls"] < 4:
+                time.sleep(0.01)
+            engine.forget_foreseen()
+            outcomes = list(engine.run(every[:6], pairs))
+        seen = server.stats()
+    assert [one.problem for one in outcomes] == [None] * 6
+    assert seen["bought_twice"] == 0 and seen["calls"] < 20
+
+
+def test_a_refused_foreseen_request_is_no_outcome_until_it_is_asked(tmp_path):
+    with mock_server(status=400, message="too long") as server:
+        generator = Generator(model="openai/mock", api_base=server.api_base)
+        with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
+            engine.foresee(requests(3))
+            (outcome,) = engine.run(requests(1), pairs)
+    assert "too long" in outcome.problem
