@@ -14,6 +14,7 @@ from compiler.trace.checkpointing import install_checkpointing
 from compiler.trace.losses import install_loss
 from compiler.trace.quantised import quantise_linears
 from compiler.trace.stacks import Stack
+from compiler.trace.versions import VERSIONS
 from compiler.values import Setup
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -45,7 +46,7 @@ def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.
     _cast(causal, setup, stack, dtype)
     model = causal if setup.method == "full" else _adapt(causal, setup, stack, dtype)
     install_checkpointing(causal, setup.gradient_checkpointing)
-    install_loss(causal, setup.cross_entropy, stack.standard_loss)
+    install_loss(causal, setup.cross_entropy, VERSIONS[stack.transformers])
     return model, causal
 
 

@@ -3,7 +3,8 @@ one, older transformers' shifted copies. The standard loss is transformers' own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from compiler.memory.lines import chunk_rows
 from compiler.trace.attention import autocast_dtype
+from compiler.trace.versions import Version
 
 IGNORED = -100
 CHUNKS = 8
@@ -116,9 +118,9 @@ def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., Sim
     return forward
 
 
-def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
-    """transformers before 4.49: an FP32 copy of the logits, shifted into another; from 4.46 the 16-bit logits stay
-    in the output."""
+def _shifted_forward(keep_logits: bool, convert: bool, caches: _Caches | None) -> Callable[..., SimpleNamespace]:
+    """The losses of older transformers (`compiler.trace.versions`): the logits, perhaps an FP32 copy of them, and a
+    shifted copy. `keep_logits`: the output holds what the head gave, not the FP32 copy."""
 
     def forward(
         self: nn.Module,
@@ -128,35 +130,62 @@ def _shifted_forward(keep_logits: bool) -> Callable[..., SimpleNamespace]:
         inputs_embeds: torch.Tensor | None = None,
         **_: Any,
     ) -> SimpleNamespace:
-        hidden = _decoder(self)(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
-        )[0]
+        with caches.kept() if caches else nullcontext([]) as cached:
+            hidden = _decoder(self)(
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
+            )[0]
         logits = self.lm_head(hidden)
         softcap = getattr(self.config, "final_logit_softcapping", None)
         if softcap:
             logits = torch.tanh(logits / softcap) * softcap
         kept = logits if keep_logits else None
-        if self.config.model_type != "gpt_bigcode":  # that class never copied its logits to FP32
+        if convert:
             logits = logits.float()
         shifted, target = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
         loss = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), target.view(-1))
-        return SimpleNamespace(loss=loss, logits=logits if kept is None else kept)
+        return SimpleNamespace(loss=loss, logits=logits if kept is None else kept, past_key_values=cached)
 
     return forward
+
+
+class _Caches:
+    """Keeps what the layers' fused key/value projections give, as a cache that nobody switched off does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors: list[torch.Tensor] | None = None
+        for name, module in model.named_modules():
+            if name.endswith("attn.c_attn"):
+                module.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if self.tensors is not None:
+            self.tensors.append(output.detach())
+
+    @contextmanager
+    def kept(self) -> Iterator[list[torch.Tensor]]:
+        """The list that fills while the model runs forward; a recomputation in backward adds nothing."""
+        self.tensors = []
+        try:
+            yield self.tensors
+        finally:
+            self.tensors = None
 
 
 def _decoder(model: nn.Module) -> nn.Module:
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
 
 
-def install_loss(model: nn.Module, cross_entropy: str, standard: str = "current") -> None:
-    """Give the model the loss of a setup. `standard`: which transformers' standard loss, `current`, `4.46` or
-    `before-4.46`."""
+def install_loss(model: nn.Module, cross_entropy: str, version: Version) -> None:
+    """Give the model the loss of a setup, the standard one as that version of transformers has it. After the adapter:
+    what a cache keeps is the adapted projection's output."""
     if cross_entropy == "liger":
         model.forward = MethodType(_fused_forward(LigerFusedLinear), model)
     elif cross_entropy == "cut":
         model.forward = MethodType(_fused_forward(CutCrossEntropy), model)
     elif cross_entropy == "chunked":
         model.loss_function = chunked_loss
-    elif standard != "current":
-        model.forward = MethodType(_shifted_forward(keep_logits=standard == "4.46"), model)
+    elif version.loss != "current":
+        family = model.config.model_type
+        caches = _Caches(model) if family in version.cached else None
+        forward = _shifted_forward(version.loss == "kept", family not in version.unconverted, caches)
+        model.forward = MethodType(forward, model)

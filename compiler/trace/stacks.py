@@ -22,8 +22,8 @@ class Stack:
     of a quantised model to FP32), `norms` (norms alone to FP32), `none`."""
     sdpa_kernel: str = "flash"
     """Kernel behind `attention: sdpa`: `flash`, or `memory_efficient` before Ampere."""
-    standard_loss: str = "current"
-    """Which transformers' loss: `current`, `4.46` (16-bit logits kept beside a shifted FP32 copy), `before-4.46`."""
+    transformers: str = "current"
+    """Which version's losses and caches: a key of `compiler.trace.versions.VERSIONS`."""
     keeps_outputs: bool = False
     """A hand-written loop whose `outputs` variable keeps the logits alive through backward."""
     clips_gradients: bool = True
@@ -62,7 +62,7 @@ FMS = Stack(
     "none",
     True,
     "none",
-    standard_loss="4.46",
+    transformers="4.48",
     evidence=_FMS + "weights loaded in BF16, adapters FP32, no autocast flag; 16-bit logits kept in the output",
 )
 FMS_QLORA = Stack(
@@ -70,7 +70,7 @@ FMS_QLORA = Stack(
     "accelerate",
     True,
     "norms",
-    standard_loss="4.46",
+    transformers="4.48",
     evidence=_FMS + "4-bit weights, norms in FP32, BF16 autocast",
 )
 FMS_OLD = Stack(
@@ -78,7 +78,7 @@ FMS_OLD = Stack(
     "none",
     True,
     "none",
-    standard_loss="before-4.46",
+    transformers="4.45",
     evidence=_FMS + "transformers 4.45: shifted FP32 logits",
 )
 FMS_QLORA_OLD = Stack(
@@ -86,7 +86,7 @@ FMS_QLORA_OLD = Stack(
     "accelerate",
     True,
     "norms",
-    standard_loss="before-4.46",
+    transformers="4.45",
     evidence=_FMS + "4-bit weights, transformers 4.45",
 )
 _ACCELERATED = "its own `_prepare_model_for_kbit_training` (framework_plugin_bnb.py) casts nothing: 16-bit norms"
@@ -95,7 +95,7 @@ FMS_ACCELERATED = Stack(
     "accelerate",
     True,
     "none",
-    standard_loss="4.46",
+    transformers="4.48",
     evidence=_FMS + _ACCELERATED,
 )
 FMS_ACCELERATED_OLD = Stack(
@@ -103,7 +103,7 @@ FMS_ACCELERATED_OLD = Stack(
     "accelerate",
     True,
     "none",
-    standard_loss="before-4.46",
+    transformers="4.45",
     evidence=_FMS + _ACCELERATED + ", transformers 4.45",
 )
 STACKS = (
