@@ -62,7 +62,7 @@ def test_allocator_gives_free_segments_back_when_memory_runs_out():
 
 
 def test_every_stack_says_what_it_rests_on():
-    from compiler.trace.stacks import STACKS
+    from compiler.stacks import STACKS
 
     assert all(stack.evidence for stack in STACKS)
     assert len({stack.name for stack in STACKS}) == len(STACKS)
@@ -134,3 +134,32 @@ def test_one_steady_step_peaks_like_two():
     two, one = (trace_step(TINY, SETUP, steady=steady) for steady in (False, True))
     assert two.phases[1][1].total_bytes == one.phases[1][1].total_bytes
     assert two.allocated_bytes <= two.reserved_bytes
+
+
+ROW = """name: row
+base_model: HuggingFaceTB/SmolLM2-135M
+targets: {t4: {gpu: t4}}
+training:
+  {method: lora, micro_batch: 2, gradient_accumulation: 1, sequence_len: 512, gradient_checkpointing: "on",
+   optimizer: adamw_torch, attention: sdpa, cross_entropy: standard, precision: fp16, weights_dtype: fp16, lora_r: 32,
+   lora_alpha: 64, lora_dropout: 0.0, lora_targets: attention, lora_kernels: false, sample_packing: false}
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore")
+def test_verify_says_what_a_published_row_says(tmp_path):
+    pytest.importorskip("axolotl")
+    from click.testing import CliRunner
+
+    from compiler.commands.verify import command
+
+    (tmp_path / "row.yaml").write_text(ROW)
+    said = CliRunner().invoke(command, [str(tmp_path / "row.yaml"), "--stack", "peft-loop"])
+    assert said.exit_code == 0, said.output
+    sizes = {
+        line.split()[0]: int(line.split()[2].replace(",", "")) for line in said.output.splitlines() if "  max_" in line
+    }
+    # fitcheck-t4-sweep-2026-09-15-a3051937 of tests/data/memory_rows.jsonl
+    assert sizes["allocated"] == pytest.approx(1_076_803_072, rel=0.015)
+    assert sizes["reserved"] == pytest.approx(1_121_976_320, rel=0.05)

@@ -7,28 +7,45 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.problems import WorldProblem, reporting
+from compiler.stacks import STACKS
 
 if TYPE_CHECKING:
-    from compiler.trace.compare import Comparison, Row
+    from compiler.trace.compare import Comparison, Figures, Row
+    from compiler.values import Plan
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(dir_okay=False))
 @click.option("--target", help="Only this target of the recipe.")
+@click.option(
+    "--stack",
+    type=click.Choice([stack.name for stack in STACKS]),
+    metavar="NAME",
+    help=f"Trace as this training stack does it and print what it would report: {', '.join(s.name for s in STACKS)}.",
+)
 @reporting()
-def command(recipe: str, target: str | None) -> None:
+def command(recipe: str, target: str | None, stack: str | None) -> None:
     """Trace a real training step of each plan on tensors without contents, and compare its peak with the planned one.
 
     The Hugging Face model class, PEFT, the loss and the optimizer run for real; no GPU and no weights are needed.
     Exit status 1 when a planned peak is more than 3 % away from the traced one.
 
-    Example: recipe verify recipes/intel-arc-expert.yaml --target arc
+    With --stack nothing is compared: the pinned fields of the recipe describe a run of that stack, and the traced
+    peaks of allocated, reserved and device memory are printed, to be held against a published measurement.
+    docs/accuracy.md says what each stack does.
+
+    Examples: recipe verify recipes/intel-arc-expert.yaml --target arc
+    recipe verify row.yaml --stack peft-loop
     """
     from compiler.check import load_recipe
     from compiler.plan import plan_recipe
 
     plans = plan_recipe(load_recipe(recipe), target)
     _need_training_packages()
+    if stack is not None:
+        for plan in plans:
+            _report(plan, stack)
+        return
     from compiler.trace.compare import TOLERANCE, compare
 
     wrong = False
@@ -40,6 +57,34 @@ def command(recipe: str, target: str | None) -> None:
         wrong = wrong or abs(result.error) > TOLERANCE
     if wrong:
         raise SystemExit(1)
+
+
+def _report(plan: Plan, name: str) -> None:
+    from compiler.trace.compare import figures
+
+    stack = next(one for one in STACKS if one.name == name)
+    case = plan.case
+    result = figures(case.model.architecture, plan.setup, case.machine, stack)
+    click.echo(f"{case.recipe.name} / {case.target}: {case.model.id}, {describe(plan.setup)}")
+    click.echo(f"stack {stack.name}: {stack.evidence}\n")
+    click.echo(stack_table(result) + "\n")
+
+
+def stack_table(result: Figures) -> str:
+    """The traced peaks of one device in MiB and bytes, and where they are."""
+    phases = ", ".join(f"{name} {one.total_bytes / 2**20:,.1f}" for name, one in result.traced.phases)
+    rows = (
+        ("allocated", result.allocated, "max_memory_allocated: live tensors and cuBLAS workspaces"),
+        ("reserved", result.reserved, "max_memory_reserved: the caching allocator, replayed"),
+        ("device", result.device, "the process: reserved memory and the context"),
+        ("resident", result.traced.resident_bytes, "after loading, before the first step"),
+    )
+    lines = [f"{'':12}{'MiB':>12}{'bytes':>18}"]
+    lines += [f"{name:12}{size / 2**20:12,.1f}{size:18,}  {what}" for name, size, what in rows]
+    lines.append(f"\nlive tensors by phase, MiB: {phases}; traced in {result.traced.seconds:.0f} s")
+    if result.note:
+        lines.append(result.note + ".")
+    return "\n".join(lines)
 
 
 def _need_training_packages() -> None:

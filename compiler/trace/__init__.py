@@ -3,7 +3,7 @@
 Importing this package imports torch; import it inside the function that needs it.
 """
 
-from compiler.trace.stacks import AXOLOTL, STACKS, Stack
+from compiler.stacks import AXOLOTL, STACKS, Stack
 from compiler.trace.step import Trace, trace_step
 
 __all__ = ["AXOLOTL", "STACKS", "Stack", "Trace", "trace_step"]

@@ -168,6 +168,9 @@ def _flash_forward(
 ) -> tuple[torch.Tensor, None]:
     """transformers' `flash_attention_forward` on rows without padding: FP32 inputs are cast, the output has heads
     third."""
+    if getattr(module, "expands_keys", False) and key.shape[1] != query.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (one.repeat_interleave(groups, dim=1) for one in (key, value))
     if query.dtype == torch.float32:
         query, key, value = (one.to(autocast_dtype() or torch.bfloat16) for one in (query, key, value))
     with torch.autocast("cpu", enabled=False):

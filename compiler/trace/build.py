@@ -9,11 +9,12 @@ from torch import nn
 
 from compiler.families import embedding_modules
 from compiler.memory.static import autocasts, optimizer_of
+from compiler.stacks import Stack
 from compiler.trace.attention import FLASH, FLEX, register_flash
 from compiler.trace.checkpointing import install_checkpointing
+from compiler.trace.foak import install_foak
 from compiler.trace.losses import install_loss
 from compiler.trace.quantised import quantise_linears
-from compiler.trace.stacks import Stack
 from compiler.trace.versions import VERSIONS
 from compiler.values import Setup
 
@@ -45,8 +46,13 @@ def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.
         quantise_linears(causal, bits, dtype, compute, setup.double_quant, half_dtype(setup))
     _cast(causal, setup, stack, dtype)
     model = causal if setup.method == "full" else _adapt(causal, setup, stack, dtype)
-    install_checkpointing(causal, setup.gradient_checkpointing)
-    install_loss(causal, setup.cross_entropy, VERSIONS[stack.transformers])
+    version = VERSIONS[stack.transformers]
+    for module in causal.modules():
+        module.expands_keys = causal.config.model_type in version.expanded
+    install_checkpointing(causal, setup.gradient_checkpointing, stack.reentrant)
+    install_loss(causal, setup.cross_entropy, version, stack.foak)
+    if stack.foak:
+        install_foak(causal, setup.method == "qlora-4bit")
     return model, causal
 
 

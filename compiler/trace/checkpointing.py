@@ -37,12 +37,12 @@ def _offloaded(function: Callable[..., torch.Tensor], hidden: torch.Tensor, *arg
     return OffloadedCheckpoint.apply(function, hidden, *args)
 
 
-def install_checkpointing(model: nn.Module, mode: str) -> None:
-    """`off`, `on` (transformers' own, not re-entrant) or `offload`."""
+def install_checkpointing(model: nn.Module, mode: str, reentrant: bool = False) -> None:
+    """`off`, `on` (transformers' own) or `offload`."""
     if mode == "off":
         model.gradient_checkpointing_disable()
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     if mode == "offload":
         for module in model.modules():
             if hasattr(module, "_gradient_checkpointing_func"):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from compiler.architecture import Architecture
 from compiler.memory import predict_memory
+from compiler.memory.overhead import overhead_parts
+from compiler.stacks import Stack
 from compiler.trace.step import Trace, trace_step
 from compiler.values import Machine, Memory, Setup
 
@@ -56,16 +58,45 @@ class Comparison:
         return self.planned_bytes / self.traced_bytes - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run under some stack would report, in bytes of one device."""
+
+    traced: Trace
+    allocated: int
+    """`torch.cuda.max_memory_allocated`: live tensors in whole blocks, cuBLAS workspaces among them."""
+    reserved: int
+    """`torch.cuda.max_memory_reserved`: the same events replayed through the caching allocator."""
+    device: int
+    """The process as `nvidia-smi` shows it: reserved memory and the CUDA context."""
+    note: str
+
+
+def figures(architecture: Architecture, setup: Setup, machine: Machine, stack: Stack) -> Figures:
+    """Trace two steps of `setup` as `stack` does them, on one device of `machine` and without sharding."""
+    setup, note = _on_one_device(setup)
+    traced = trace_step(architecture, setup, stack, machine.vram_bytes, on_cpu=machine.backend == "cpu")
+    overheads = {part.name: part.bytes for part in overhead_parts(machine)}
+    workspace = overheads.get("cublas_workspace", 0)
+    reserved = traced.reserved_bytes + workspace
+    return Figures(traced, traced.allocated_bytes + workspace, reserved, reserved + overheads["cuda_context"], note)
+
+
+def _on_one_device(setup: Setup) -> tuple[Setup, str]:
+    """The setup without sharding and offload, and what to say of that."""
+    if not setup.zero_stage and setup.offload == "none":
+        return setup, ""
+    note = (
+        f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
+        "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers"
+    )
+    return replace(setup, zero_stage=0, offload="none", devices=1), note
+
+
 def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Comparison:
     """Trace `setup` and set its live tensors against the plan's. A sharded or offloaded setup is traced as one whole
     device: its activations are those of every rank, while its shards are arithmetic."""
-    note = ""
-    if setup.zero_stage or setup.offload != "none":
-        note = (
-            f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
-            "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers"
-        )
-        setup = replace(setup, zero_stage=0, offload="none", devices=1)
+    setup, note = _on_one_device(setup)
     planned = predict_memory(architecture, setup, machine)
     traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu", steady=True)
     return Comparison(traced, planned, _parts(traced, planned), _phases(traced, planned), note)

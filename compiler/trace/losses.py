@@ -14,6 +14,8 @@ from torch import nn
 
 from compiler.memory.lines import chunk_rows
 from compiler.trace.attention import autocast_dtype
+from compiler.trace.foak import LinearCrossEntropy, linear_loss_forward
+from compiler.trace.foak import cross_entropy as fused_cross_entropy
 from compiler.trace.versions import Version
 
 IGNORED = -100
@@ -118,7 +120,9 @@ def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., Sim
     return forward
 
 
-def _shifted_forward(keep_logits: bool, convert: bool, caches: _Caches | None) -> Callable[..., SimpleNamespace]:
+def _shifted_forward(
+    keep_logits: bool, convert: bool, caches: _Caches | None, loss_of: Callable[..., torch.Tensor]
+) -> Callable[..., SimpleNamespace]:
     """The losses of older transformers (`compiler.trace.versions`): the logits, perhaps an FP32 copy of them, and a
     shifted copy. `keep_logits`: the output holds what the head gave, not the FP32 copy."""
 
@@ -142,7 +146,7 @@ def _shifted_forward(keep_logits: bool, convert: bool, caches: _Caches | None) -
         if convert:
             logits = logits.float()
         shifted, target = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
-        loss = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), target.view(-1))
+        loss = loss_of(shifted.view(-1, shifted.shape[-1]), target.view(-1))
         return SimpleNamespace(loss=loss, logits=logits if kept is None else kept, past_key_values=cached)
 
     return forward
@@ -175,10 +179,12 @@ def _decoder(model: nn.Module) -> nn.Module:
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
 
 
-def install_loss(model: nn.Module, cross_entropy: str, version: Version) -> None:
+def install_loss(model: nn.Module, cross_entropy: str, version: Version, fused: bool = False) -> None:
     """Give the model the loss of a setup, the standard one as that version of transformers has it. After the adapter:
-    what a cache keeps is the adapted projection's output."""
-    if cross_entropy == "liger":
+    what a cache keeps is the adapted projection's output. `fused`: with FOAK's kernels."""
+    if fused and cross_entropy == "liger":
+        model.forward = MethodType(linear_loss_forward(LinearCrossEntropy.apply, _decoder), model)
+    elif cross_entropy == "liger":
         model.forward = MethodType(_fused_forward(LigerFusedLinear), model)
     elif cross_entropy == "cut":
         model.forward = MethodType(_fused_forward(CutCrossEntropy), model)
@@ -187,5 +193,6 @@ def install_loss(model: nn.Module, cross_entropy: str, version: Version) -> None
     elif version.loss != "current":
         family = model.config.model_type
         caches = _Caches(model) if family in version.cached else None
-        forward = _shifted_forward(version.loss == "kept", family not in version.unconverted, caches)
+        loss_of = fused_cross_entropy if fused else F.cross_entropy
+        forward = _shifted_forward(version.loss == "kept", family not in version.unconverted, caches, loss_of)
         model.forward = MethodType(forward, model)

@@ -21,13 +21,14 @@ from compiler.architecture import Architecture, config_dict
 from compiler.constraints import conflict
 from compiler.families import kernels_cannot
 from compiler.memory.static import autocasts, optimizer_of
+from compiler.stacks import AXOLOTL, Stack
 from compiler.trace.allocator import replay
 from compiler.trace.attention import patched_functions
 from compiler.trace.build import build_model, to_fake
+from compiler.trace.foak import foak_patches
 from compiler.trace.follower import Labels, Snapshot, StorageFollower
 from compiler.trace.lora_kernels import install_lora_kernels, kernel_patches
 from compiler.trace.optimizers import make_optimizer
-from compiler.trace.stacks import AXOLOTL, Stack
 from compiler.values import Setup
 
 STEPS = 2
@@ -85,6 +86,8 @@ def trace_step(
     patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (
         kernel_patches() if setup.lora_kernels else []
     )
+    if stack.foak:
+        patches += foak_patches(causal)
     with _patched(patches), FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(model)
         if setup.lora_kernels:

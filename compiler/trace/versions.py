@@ -22,6 +22,8 @@ class Version:
     cached: frozenset[str] = frozenset()
     """Families that leave `use_cache` on under gradient checkpointing: every layer's keys and values (with a fused
     projection the whole of its output, of which they are views) live as long as the model's outputs."""
+    expanded: frozenset[str] = frozenset()
+    """Families that repeat grouped keys and values to all heads before flash attention, which does not need it."""
     source: str = ""
 
 
@@ -32,14 +34,15 @@ VERSIONS: Mapping[str, Version] = {
         "kept",
         _BIG_CODE,
         _BIG_CODE,
-        "transformers 4.48.1: loss/loss_utils.py ForCausalLMLoss; modeling_gpt_bigcode.py has a loss of its own and is "
-        "the one decoder without `use_cache = False` under checkpointing",
+        source="transformers 4.48.1: loss/loss_utils.py ForCausalLMLoss; modeling_gpt_bigcode.py has a loss of its own "
+        "and is the one decoder without `use_cache = False` under checkpointing",
     ),
     "4.45": Version(
         "copied",
         _BIG_CODE,
         _BIG_CODE,
+        frozenset({"mistral", "qwen2", "phi3", "starcoder2"}),
         "transformers 4.45.2: `logits = logits.float()`, `shift_logits = logits[..., :-1, :].contiguous()` in every "
-        "class but GPT-BigCode's, which shifts the 16-bit logits",
+        "class but GPT-BigCode's, which shifts the 16-bit logits; `repeat_kv` in four flash attention classes",
     ),
 }
