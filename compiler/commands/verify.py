@@ -34,8 +34,9 @@ def command(recipe: str, target: str | None, stack: str | None) -> None:
     peaks of allocated, reserved and device memory are printed, to be held against a published measurement.
     docs/accuracy.md says what each stack does.
 
-    Examples: recipe verify recipes/intel-arc-expert.yaml --target arc
-    recipe verify row.yaml --stack peft-loop
+    Example: recipe verify recipes/intel-arc-expert.yaml --target arc
+
+    Example: recipe verify row.yaml --stack peft-loop
     """
     from compiler.check import load_recipe
     from compiler.plan import plan_recipe
