@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dataset_builder import prompting
 from dataset_builder.engine import Engine
@@ -19,6 +20,7 @@ from dataset_builder.facts import Fact, topic
 from dataset_builder.fluent import fluent_problem, placed
 from dataset_builder.ledger import Reply, Request
 from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
+from dataset_builder.runner import HERE, Runner
 from dataset_builder.spec import Generator
 from dataset_builder.wording import grounds, template_problem, wording_problem
 
@@ -60,15 +62,15 @@ def request(wording: Wording, generator: Generator) -> Request:
 
 
 def word(
-    engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False, then: Then | None = None
-) -> tuple[list[Grounded], list[Dropped]]:
+    engine: Engine, wanted: Sequence[tuple[Fact, Chunk]], by_model: bool = False, then: Then | None = None,
+    on: Runner = HERE,
+) -> tuple[list[Grounded], list[Dropped]]:  # fmt: skip
     """A grounded pair for every fact for which a good question was found, in the order given, and what was dropped
     and why. `by_model`: the model words well; it is held to `fluent`, and where both wordings pass, its own is the
     question and the template's the second voice. `then`: given how many facts have a question after how many answers,
     what will be worded after these."""
     questions: dict[int, list[str]] = {place: [] for place in range(len(wanted))}
     reasons: dict[int, str] = {}
-    judged = fluent_problem if by_model else wording_problem
     for attempt in range(TRIES):
         open_places = [
             place
@@ -79,14 +81,13 @@ def word(
         requests = (request(Wording(*wanted[place], attempt), engine.generator) for place in open_places)
         worded = 0
         run = engine.run(requests, lambda reply: first_line(reply.text), total=len(open_places))
-        for answers, outcome in enumerate(run, 1):
-            about: Wording = outcome.request.about
+        replies = ((one.request.about, one.value or "", one.problem) for one in run)
+        for answers, (about, question, problem) in enumerate(on.map(partial(heard, by_model=by_model), replies), 1):
             place = asked[about.fact, about.chunk.id]
-            problem = outcome.problem or judged(outcome.value, about.fact, about.chunk)
             if problem is None:
-                questions[place].append(placed(outcome.value, about.chunk) if by_model else outcome.value)
+                questions[place].append(question)
             else:
-                reasons[place] = f"{problem}: {outcome.value!r}" if outcome.value else problem
+                reasons[place] = f"{problem}: {question!r}" if question else problem
             fact, chunk = wanted[place]
             worded += bool(questions[place] or fact.question)
             if problem is not None and not fact.question and attempt + 1 < TRIES:
@@ -94,52 +95,45 @@ def word(
             if then is not None and attempt == 0 and answers % TELL_EVERY == 0:
                 coming = then(worded, answers)
                 engine.foresee([request(Wording(*one), engine.generator) for one in coming])
-    return _grounded(wanted, questions, reasons, by_model)
+    rows = ((*wanted[place], tuple(questions[place]), reasons.get(place, ""), by_model) for place in range(len(wanted)))
+    made = list(on.map(grounded, rows))
+    return [one for one in made if isinstance(one, Grounded)], [one for one in made if isinstance(one, Dropped)]
 
 
-def _grounded(
-    wanted: Sequence[tuple[Fact, Chunk]],
-    questions: dict[int, list[str]],
-    reasons: dict[int, str],
-    prefer_model: bool,
-) -> tuple[list[Grounded], list[Dropped]]:
-    done: list[Grounded] = []
-    dropped: list[Dropped] = []
-    for place, (fact, chunk) in enumerate(wanted):
-        template = fact.question if fact.question and template_problem(fact, chunk) is None else ""
-        by_model = questions[place]
-        if not by_model and not template:
-            why = reasons.get(place) or "no question: the template's wording fails its checks"
-            dropped.append(
-                Dropped("questions", why, {"answer": fact.answer, "source": chunk.origin, "section": chunk.section})
-            )
-            continue
-        # A template names its subject in full grammar, which a very small model's wording that passed may still not.
-        question = by_model[0] if by_model and (prefer_model or not template) else template
-        others = tuple(other for other in dict.fromkeys([*by_model, template]) if other and other != question)
-        problem = answer_problem(question, fact.answer, grounds(chunk))
-        if problem is not None:
-            dropped.append(
-                Dropped(
-                    "evidence",
-                    problem,
-                    {"question": question, "answer": fact.answer, "source": chunk.origin, "section": chunk.section},
-                )
-            )
-            continue
-        quote = chunk.text[fact.start : fact.end]
-        pair = Pair(
-            digest(question, fact.answer, chunk.id),
-            chunk.id,
-            question,
-            fact.answer,
-            quote,
-            fact.start,
-            fact.end,
-            fact.kind,
-        )
-        done.append(Grounded(pair, chunk, "template" if question == template else "model", others, fact.subject, "own"))
-    return done, dropped
+def heard(reply: tuple[Wording, str, str | None], by_model: bool) -> tuple[Wording, str, str | None]:
+    """(wording, question, why it cannot be used) of one reply: a function over rows."""
+    wording, question, problem = reply
+    judged = fluent_problem if by_model else wording_problem
+    problem = problem or judged(question, wording.fact, wording.chunk)
+    return wording, placed(question, wording.chunk) if by_model and problem is None else question, problem
+
+
+def grounded(row: tuple[Fact, Chunk, tuple[str, ...], str, bool]) -> Grounded | Dropped:
+    """The pair of one fact out of (fact, chunk, the model's questions, why there is none, whether those go first), or
+    why there is none: a function over rows."""
+    fact, chunk, by_model, reason, prefer_model = row
+    template = fact.question if fact.question and template_problem(fact, chunk) is None else ""
+    where = {"source": chunk.origin, "section": chunk.section}
+    if not by_model and not template:
+        why = reason or "no question: the template's wording fails its checks"
+        return Dropped("questions", why, {"answer": fact.answer, **where})
+    # A template names its subject in full grammar, which a very small model's wording that passed may still not.
+    question = by_model[0] if by_model and (prefer_model or not template) else template
+    others = tuple(other for other in dict.fromkeys([*by_model, template]) if other and other != question)
+    problem = answer_problem(question, fact.answer, grounds(chunk))
+    if problem is not None:
+        return Dropped("evidence", problem, {"question": question, "answer": fact.answer, **where})
+    pair = Pair(
+        id=digest(question, fact.answer, chunk.id),
+        chunk_id=chunk.id,
+        question=question,
+        answer=fact.answer,
+        quote=chunk.text[fact.start : fact.end],
+        quote_start=fact.start,
+        quote_end=fact.end,
+        kind=fact.kind,
+    )
+    return Grounded(pair, chunk, "template" if question == template else "model", others, fact.subject, "own")
 
 
 def first_line(text: str) -> str:

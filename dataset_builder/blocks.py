@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from dataset_builder import sentences
 
@@ -19,11 +20,17 @@ class Block:
     headers: tuple[str, ...] = ()
 
 
-def blocks_of(text: str) -> list[Block]:
-    """The blocks in the order of their place; text[block.start:block.end] is the Markdown of each."""
+@cache
+def _parser():
     from markdown_it import MarkdownIt
 
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return MarkdownIt("commonmark").enable("table")
+
+
+@lru_cache(maxsize=64)
+def blocks_of(text: str) -> tuple[Block, ...]:
+    """The blocks in the order of their place; text[block.start:block.end] is the Markdown of each."""
+    tokens = _parser().parse(text)
     starts = [0]
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
@@ -68,4 +75,4 @@ def blocks_of(text: str) -> list[Block]:
         elif token.type == "fence" and token.map and depth <= 1:
             start, end = span(token.map)
             blocks.append(Block("fence", start, end, token.content, info=(token.info.split() or [""])[0].casefold()))
-    return blocks
+    return tuple(blocks)

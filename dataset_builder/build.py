@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 from dataset_builder.problems import BuildProblem
@@ -21,11 +22,13 @@ from dataset_builder.prompting import prompts_digest
 from dataset_builder.review import decisions
 from dataset_builder.review.decisions import Decisions
 from dataset_builder.rows import Chunk, Document, Dropped, Row, digest
+from dataset_builder.runner import HERE, Runner
+from dataset_builder.shelf import Shelf
 from dataset_builder.spec import Dataset
 
 NO_ROW_MODULES = frozenset((
     "__init__", "calls", "embedded", "engine", "estimate", "foresight", "ledger", "limits", "loading", "money",
-    "problems", "progress", "spec", "strict", "transport",
+    "problems", "progress", "runner", "shelf", "spec", "strict", "transport",
     "formats", "html_blocks", "html_code", "html_main", "html_meta", "html_tables", "licences", "markdown", "materials",
     "readers", "rst", "scrub",
 ))  # fmt: skip
@@ -47,6 +50,11 @@ class Place:
     @property
     def folder(self) -> Path:
         return self.root / "generated" / self.recipe / "dataset"
+
+    @property
+    def cache(self) -> Path:
+        """For what is needed while a build runs."""
+        return self.root / ".cache"
 
     @property
     def ledger(self) -> Path:
@@ -85,8 +93,9 @@ class _Work:
 
 
 def build(dataset: Dataset, place: Place, report: Report | None = None, until: str = "write",
-          tokenizer: Path | None = None, shard: tuple[int, int] = (1, 1)) -> Result:  # fmt: skip
-    """Builds or resumes the dataset of a recipe. `tokenizer`: folder with the base model's tokenizer.json, for lengths.
+          tokenizer: Path | None = None, shard: tuple[int, int] = (1, 1), on: Runner = HERE) -> Result:  # fmt: skip
+    """Builds or resumes the dataset of a recipe. `tokenizer`: folder with the base model's tokenizer.json, for lengths;
+    `on`: where what needs no model runs.
 
     With `shard` (i, n) only the i-th of n parts of the chunks is asked: the answers then lie in the ledger, and nothing
     is written. Raises BuildProblem where a source, the endpoint or the disk is at fault.
@@ -96,7 +105,7 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
         from dataset_builder.engine import warm
 
         warm()  # litellm takes seconds to import, and so does reading
-    documents, left_out = read(dataset, place, report)
+    documents, left_out = read(dataset, place, report, on)
     existing, refused = _existing(dataset, place)
     left_out += refused
     decided = decisions.load(place.folder / decisions.FILE)
@@ -108,33 +117,34 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     counts = {"documents": len(documents)} | ({"existing rows": len(existing)} if existing else {})
     if until == "read":
         return Result("read", counts)
-    chunks = chunks_of(dataset, documents)
+    chunks = chunks_of(dataset, documents, place, on)
     counts["chunks"] = len(chunks)
     if until == "chunk":
         return Result("chunk", counts)
     work = _Work(documents, left_out, existing, chunks, stamp, decided, counts)
-    return _from_chunks(dataset, place, report, until, tokenizer, shard, work)
+    return _from_chunks(dataset, place, report, until, tokenizer, shard, work, on)
 
 
 def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
-                 shard: tuple[int, int], work: _Work) -> Result:  # fmt: skip
+                 shard: tuple[int, int], work: _Work, on: Runner) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
-    from dataset_builder import changes, split, variants, views
+    from dataset_builder import changes, coverage, split, variants, views
     from dataset_builder.ask import ask_pairs, write_views
     from dataset_builder.engine import Engine
-    from dataset_builder.ledger import Ledger
+    from dataset_builder.ledger import Ledger, in_shard
     from dataset_builder.review.settle import settle
 
-    chunks, counts = work.chunks, work.counts
+    counts = work.counts
     total = dataset.pairs.rows
+    sections = cache(lambda: coverage.items(work.chunks, on, place.cache))
     with (
         Ledger(place.ledger) as ledger,
-        Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,
-        _bench(dataset, place, ledger, report, chunks) as bench,
+        Engine(dataset.generator, ledger, report, cache_dir=place.cache) as engine,
+        _bench(dataset, place, ledger, report, sections) as bench,
     ):
-        mine = [one for one in chunks if int(one.id, 16) % shard[1] == shard[0] - 1]
-        only_pairs = until in ("ask", "split") or shard != (1, 1)
-        asked = ask_pairs(engine, dataset, mine, bench, settle(work.decisions, mine), then_views=not only_pairs)
+        settled = settle(work.decisions, (one for one in work.chunks if in_shard(one.id, *shard)))
+        asked = ask_pairs(engine, dataset, work.chunks, bench, settled, sections=sections, on=on, shard=shard,
+                          then_views=until not in ("ask", "split") and shard == (1, 1))  # fmt: skip
         counts["unique pairs"] = len(asked.pairs)
         if until == "ask" or shard != (1, 1):
             return Result("ask", counts, asked.short)
@@ -144,7 +154,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
             return Result("split", counts, asked.short)
         written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
         spent = ledger.totals()
-    known = views.corpus(chunks)
+    known = views.corpus(work.chunks)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
     made = variants.with_existing(made, work.existing)
     split.check(made.train, made.recall, made.transfer)
@@ -159,28 +169,29 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
 
 
 @contextmanager
-def _bench(dataset: Dataset, place: Place, ledger, report: Report, chunks: Sequence[Chunk]):
+def _bench(dataset: Dataset, place: Place, ledger, report: Report, sections):
     """The recipe's judge after its trial; None without one. Its canaries come from all chunks, whichever shard asks."""
     if dataset.judge is None:
         yield None
         return
-    from dataset_builder import coverage, judge
+    from dataset_builder import judge
     from dataset_builder.engine import Engine
 
-    with Engine(dataset.judge, ledger, report, cache_dir=place.root / ".cache") as engine:
-        facts = [item for mine in coverage.items(chunks).values() for item in mine]
-        bench = judge.Bench(engine, judge.trial(engine, judge.canaries(facts, dataset.seed)))
+    with Engine(dataset.judge, ledger, report, cache_dir=place.cache) as engine:
+        bench = judge.Bench(engine, judge.trial(engine, judge.canaries(sections().all(), dataset.seed)))
         report.say(bench.note)
         yield bench
 
 
-def read(dataset: Dataset, place: Place, report: Report) -> tuple[list[Document], list[Dropped]]:
+def read(
+    dataset: Dataset, place: Place, report: Report, on: Runner = HERE
+) -> tuple[Sequence[Document], list[Dropped]]:
     """The documents, and those that were left out."""
     from dataset_builder.materials import read_sources
     from dataset_builder.sources.common import SourceReport
 
     seen = SourceReport(progress=report.say)
-    return read_sources(dataset, place.root, place.recipe, seen), seen.dropped
+    return read_sources(dataset, place.root, place.recipe, seen, on=on), seen.dropped
 
 
 def _existing(dataset: Dataset, place: Place) -> tuple[list[Row], list[Dropped]]:
@@ -245,11 +256,13 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def chunks_of(dataset: Dataset, documents: Sequence[Document]) -> list[Chunk]:
+def chunks_of(dataset: Dataset, documents: Sequence[Document], place: Place, on: Runner = HERE) -> Sequence[Chunk]:
     """All documents as chunks. Raises BuildProblem where they hold no text."""
     from dataset_builder.chunks import chunk
 
-    found = [one for document in documents for one in chunk(document, dataset.chunk_tokens)]
+    found: Shelf[Chunk] = Shelf(folder=place.cache)
+    for some in on.map(partial(chunk, max_tokens=dataset.chunk_tokens), documents):
+        found.extend(some)
     if not found:
         raise BuildProblem(
             "The documents hold no text to ask about.\n  fix: check dataset.sources: path, include, exclude"
@@ -302,7 +315,7 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
         "eval_transfer.csv": table.csv_text(made.transfer),
         "card.md": card.card_text(place.recipe, dataset, asked.pairs, made, dropped, tokens, asked.path, spent, notes),
         "coverage.md": coverage.coverage_text(
-            asked.sections, asked.pairs, asked.dropped, work.chunks, dataset.pairs.unique, dataset.seed
+            asked.sections, asked.pairs, asked.dropped, dataset.pairs.unique, dataset.seed
         ),
         "evidence.jsonl": places.evidence_text(asked.pairs, work.documents, place.root),
         "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),

@@ -9,76 +9,27 @@ covers evenly, scaling by tokens does not: Mecklenburg et al., arXiv 2404.00213)
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 from dataset_builder import names
-from dataset_builder.facts import Fact, facts, topic
-from dataset_builder.rows import Chunk, Dropped, Grounded, address, digest
-from dataset_builder.split import same
-
-ORDER = (
-    "definition", "option", "default", "command", "steps", "how-to", "condition", "purpose", "cell", "code",
-    "statement",
-)  # fmt: skip
-"""Within a section: what a reader looks up first, before what is merely said."""
+from dataset_builder.facts import Fact
+from dataset_builder.rows import Chunk, Dropped, Grounded, address
+from dataset_builder.runner import HERE, Runner
+from dataset_builder.sections import ORDER, Sections, section_name
 
 NAMES_SHOWN = 40
 """Of one section in coverage.md; more are counted."""
 
-MOST_SHARED = 2
-"""Facts that may have one template's question, told apart by their pages; what more of them share asks for nothing."""
-
-Sections = Mapping[str, Sequence[tuple[Fact, Chunk]]]
-
-
-def items(chunks: Iterable[Chunk]) -> dict[str, list[tuple[Fact, Chunk]]]:
-    """Section -> its facts, best kinds first. Sections without any are there too; a repeated sentence counts once.
-
-    A template's question that several facts share ("What does the library provide?") asks for none of them: each is
-    set under its page's title if they are few and that tells them apart, else left for a model to word.
-    """
-    found: dict[str, list[tuple[Fact, Chunk]]] = {}
-    answers: set[str] = set()
-    for chunk in chunks:
-        mine = found.setdefault(section_name(chunk), [])
-        for fact in facts(chunk):
-            key = " ".join(fact.answer.casefold().split())
-            if key not in answers:  # READMEs repeat each other; the first place keeps the fact
-                answers.add(key)
-                mine.append((fact, chunk))
-    everywhere = Counter(same(fact.question) for mine in found.values() for fact, _ in mine)
-    in_place = Counter(same(_placed(fact, chunk)) for mine in found.values() for fact, chunk in mine)
-    for mine in found.values():
-        for place, (fact, chunk) in enumerate(mine):
-            if fact.question and everywhere[same(fact.question)] > 1:
-                question = _placed(fact, chunk)
-                tells = in_place[same(question)] == 1 and everywhere[same(fact.question)] <= MOST_SHARED
-                mine[place] = replace(fact, question=question if tells else ""), chunk
-        mine.sort(key=lambda one: ORDER.index(one[0].kind))
-    return found
-
-
-def _placed(fact: Fact, chunk: Chunk) -> str:
-    """The fact's question under the title of its page, where it does not stand there already."""
-    where = topic(chunk)
-    if not fact.question or not where or where.casefold() in fact.question.casefold():
-        return fact.question
-    return f'About "{where}": {fact.question[0].lower()}{fact.question[1:]}'
-
-
-def section_name(chunk: Chunk) -> str:
-    return f"{address(chunk.origin)}: {chunk.section}"
+def items(chunks: Sequence[Chunk], on: Runner = HERE, folder: Path | None = None) -> Sections:
+    """Section -> its facts; `folder`: where they may lie for the time of the build."""
+    return Sections(chunks, on, folder)
 
 
 def deal(sections: Sections, seed: int) -> Iterator[tuple[Fact, Chunk]]:
     """All facts, one of every section before a second of any; sections in an order that the seed decides."""
-    names = sorted(sections, key=lambda name: digest(str(seed), name))
-    depth = 0
-    while turn := [sections[name][depth] for name in names if depth < len(sections[name])]:
-        yield from turn
-        depth += 1
+    return sections.dealt(seed)
 
 
 def shares(sections: Sections, wanted: int, seed: int) -> Counter[str]:
@@ -87,14 +38,14 @@ def shares(sections: Sections, wanted: int, seed: int) -> Counter[str]:
     return Counter(section_name(chunk) for _, chunk in islice(deal(sections, seed), wanted))
 
 
-def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped],
-                  chunks: Sequence[Chunk], wanted: int, seed: int = 0) -> str:  # fmt: skip
+def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped], wanted: int,
+                  seed: int = 0) -> str:  # fmt: skip
     """coverage.md: what the documents define and what was asked, by kind, name and section, and why the rest stayed
     out. `wanted`: the unique pairs that were asked for."""
     done = Counter(section_name(pair.chunk) for pair in pairs)
-    found = Counter(fact.kind for mine in sections.values() for fact, _ in mine)
+    found = sections.kinds()
     asked = Counter(pair.pair.kind for pair in pairs)
-    covered = sum(bool(done[name]) for name in sections)
+    covered = sum(name in sections for name in done)
     kinds = [kind for kind in (*ORDER, *sorted(set(asked) - set(ORDER))) if found[kind] or asked[kind]]
     lines = [
         "# Coverage",
@@ -105,7 +56,7 @@ def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequen
         "|---|---:|---:|",
         *(f"| {kind} | {found[kind]} | {asked[kind]} |" for kind in kinds),
         "",
-        *_names(chunks, pairs),
+        *_names(sections, pairs),
         *_sections(sections, done, dropped, len(pairs) >= wanted, shares(sections, wanted, seed)),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -120,35 +71,34 @@ def _sections(sections: Sections, done: Counter[str], dropped: Sequence[Dropped]
             reasons[f"{address(one.item['source'])}: {one.item['section']}"][one.reason.split(":")[0]] += 1
     lines = ["## Sections", "", "A section's share is its part of the pairs asked for, dealt in turns.", "",
              "| section | facts found | share | pairs | why fewer |", "|---|---:|---:|---:|---|"]  # fmt: skip
-    for name in sorted(sections):
+    for name, facts in sections.sizes():
         fewer = done[name] < max(1, share[name])
-        why = _why(sections[name], share[name], reasons[name], reached) if fewer else ""
-        lines.append(f"| {_cell(name)} | {len(sections[name])} | {share[name]} | {done[name]} | {_cell(why)} |")
+        why = _why(facts, share[name], reasons.get(name, Counter()), reached) if fewer else ""
+        lines.append(f"| {_cell(name)} | {facts} | {share[name]} | {done[name]} | {_cell(why)} |")
     return lines
 
 
-def _why(found: Sequence[tuple[Fact, Chunk]], share: int, reasons: Counter[str], reached: bool) -> str:
+def _why(facts: int, share: int, reasons: Counter[str], reached: bool) -> str:
     if reasons:
         return "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    if not found:
+    if not facts:
         return "no sentence, option, table row or command in it can stand alone"
     if not share:
         return "more sections than pairs asked for: its turn did not come"
     return "enough pairs came from other sections before its turn" if reached else "what is left repeats other pairs"
 
 
-def _names(chunks: Sequence[Chunk], pairs: Sequence[Grounded]) -> list[str]:
+def _names(sections: Sections, pairs: Sequence[Grounded]) -> list[str]:
     """What the documents name, by kind, and the names that no pair of their document mentions."""
     mentions = names.Mentions(pairs)
     defined, mentioned = Counter(), Counter()
     missing: dict[str, list[str]] = {}
-    for section, mine in names.by_section(chunks, section_name).items():
-        for name, chunk in mine.items():
-            defined[name.kind] += 1
-            if mentions.of(name, chunk):
-                mentioned[name.kind] += 1
-            else:
-                missing.setdefault(section, []).append(name.text)
+    for section, name, document_id in sections.names():
+        defined[name.kind] += 1
+        if mentions.of(name, document_id):
+            mentioned[name.kind] += 1
+        else:
+            missing.setdefault(section, []).append(name.text)
     if not defined:
         return []
     lines = ["| names | found | mentioned in a pair |", "|---|---:|---:|"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dataset_builder.identifiers import exact_words, words
+from dataset_builder.runner import HERE, Runner
 
 NEAR = 0.5
 """Least Jaccard similarity of the content words of two questions that ask the same (benchmarks/duplicates.py)."""
@@ -53,18 +54,21 @@ class Item:
     """Lower is kept before higher."""
 
 
-def duplicates(items: Iterable[Item]) -> dict[str, str]:
+def duplicates(items: Iterable[Item], on: Runner = HERE) -> dict[str, str]:
     """id of each item that is to go -> id of the kept item that it repeats. Ids must be unique."""
     blocks: dict[tuple, list[tuple[Item, frozenset[str]]]] = defaultdict(list)
-    for item in sorted(items, key=lambda item: (item.rank, item.id)):
-        exact = exact_words(item.text)
-        content = frozenset(_stem(word) for word in words(item.text) if word not in _STOP)
+    ordered = sorted(items, key=lambda item: (item.rank, item.id))
+    for item, (exact, content) in zip(ordered, on.map(_words, (item.text for item in ordered)), strict=True):
         blocks[item.place, exact].append((item, content))
     dropped: dict[str, str] = {}
-    for block in blocks.values():
-        if len(block) > 1:
-            dropped.update(_within(block))
+    for found in on.map(_within, (block for block in blocks.values() if len(block) > 1)):
+        dropped.update(found)
     return dropped
+
+
+def _words(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Exact words and content words of a question: a function over rows."""
+    return exact_words(text), frozenset(_stem(word) for word in words(text) if word not in _STOP)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -77,7 +81,7 @@ def _stem(word: str) -> str:
 
 
 def _within(block: list[tuple[Item, frozenset[str]]]) -> dict[str, str]:
-    """Duplicates among items that share a document and all exact words, in the given order."""
+    """Duplicates among items that share a document and all exact words, in the given order: a function over rows."""
     dropped: dict[str, str] = {}
     kept: list[tuple[Item, frozenset[str]]] = []
     same: dict[tuple[str, frozenset[str]], list[int]] = defaultdict(list)

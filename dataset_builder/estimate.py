@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from dataset_builder import answer_first, coverage, judge, money, pairs
@@ -23,14 +24,14 @@ def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
     """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build
     does."""
     warm()
-    chunks = chunks_of(dataset, read(dataset, place, report)[0])
+    chunks = chunks_of(dataset, read(dataset, place, report)[0], place)
     with (
         Ledger(place.ledger) as ledger,
-        Engine(dataset.generator, ledger, report, cache_dir=place.root / ".cache") as engine,
+        Engine(dataset.generator, ledger, report, cache_dir=place.cache) as engine,
     ):
         capable = probe(dataset.generator, engine)
         if capable.path == "answer-first":
-            sample, planned = _questions(dataset, chunks)
+            sample, planned = _questions(dataset, chunks, place)
         else:
             sample, planned = _pairs(dataset, chunks, engine, capable.path)
         estimates = money.estimate(engine, sample, planned)
@@ -38,28 +39,30 @@ def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
     return [PATH_NOTE.format(why=capable.why), *money.sentences(estimates)]
 
 
-def _judge(dataset: Dataset, chunks: list[Chunk], ledger: Ledger, report: Report, place: Place,
+def _judge(dataset: Dataset, chunks: Sequence[Chunk], ledger: Ledger, report: Report, place: Place,
            ) -> list[money.StageEstimate]:  # fmt: skip
     """What the judge will take: its trial, and every pair once. Its sample are the first canaries of the trial."""
     if dataset.judge is None:
         return []
-    facts = [item for mine in coverage.items(chunks).values() for item in mine]
-    birds = judge.canaries(facts, dataset.seed)
+    birds = judge.canaries(coverage.items(chunks, folder=place.cache).all(), dataset.seed)
     sample = [judge.request(one.question, one.answer, one.chunk, dataset.judge, one) for one in birds[-CALLS:]]
-    with Engine(dataset.judge, ledger, report, cache_dir=place.root / ".cache") as engine:
+    with Engine(dataset.judge, ledger, report, cache_dir=place.cache) as engine:
         return money.estimate(engine, sample, {"judge": len(birds) + dataset.pairs.unique * 12 // 10}, judge.verdict)
 
 
-def _questions(dataset: Dataset, chunks: list[Chunk]) -> tuple[list[Request], dict[str, int]]:
-    facts = list(coverage.deal(coverage.items(chunks), dataset.seed))
-    sample = [answer_first.request(answer_first.Wording(*one), dataset.generator) for one in facts[:CALLS]]
+def _questions(dataset: Dataset, chunks: Sequence[Chunk], place: Place) -> tuple[list[Request], dict[str, int]]:
+    sections = coverage.items(chunks, folder=place.cache)
+    facts = islice(coverage.deal(sections, dataset.seed), CALLS)
+    sample = [answer_first.request(answer_first.Wording(*one), dataset.generator) for one in facts]
     # facts without a template may be asked twice, and about every tenth fails its checks
-    return sample, {"questions": min(len(facts), dataset.pairs.unique * 13 // 10)}
+    return sample, {"questions": min(sections.facts, dataset.pairs.unique * 13 // 10)}
 
 
-def _pairs(dataset: Dataset, chunks: list[Chunk], engine: Engine, path: str) -> tuple[list[Request], dict[str, int]]:
-    order = sorted(chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
-    plans = [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in order[: CALLS - 4]]
+def _pairs(
+    dataset: Dataset, chunks: Sequence[Chunk], engine: Engine, path: str
+) -> tuple[list[Request], dict[str, int]]:
+    first = heapq.nsmallest(CALLS - 4, chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
+    plans = [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in first]
     sample = [pairs.pairs_request(plan, dataset.generator, path) for plan in plans]
     planned = {"pairs": min(len(chunks) * 2, int(dataset.pairs.unique / LIKELY)), "variants": dataset.pairs.unique}
     for one in islice(_first_pairs(engine, sample), 4):

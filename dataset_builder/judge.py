@@ -7,8 +7,9 @@ the corpus itself; one that lets bad ones through, or throws good ones away, is 
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dataset_builder import prompting
@@ -24,6 +25,8 @@ from dataset_builder.wording import content_stems, grounds, template_problem
 GOOD_CANARIES = 15
 BAD_CANARIES = {"another section's answer": 4, "a wrong number": 4, "another answer of the section": 4, "a hedge": 3}
 """How many bad canaries of each kind; where the corpus has too few of one, the others make up for it."""
+MOST_CANDIDATES = 3000
+"""Facts of which canaries are made, where the documents hold more."""
 MIN_CANARIES = 5
 """Of either verdict; below that a trial says nothing."""
 MIN_HITS, MAX_FALSE_ALARMS = 0.9, 0.1
@@ -111,10 +114,11 @@ class Bench:
         return self.trial.sentence(self.engine.generator.model)
 
 
-def canaries(facts: Sequence[tuple[Fact, Chunk]], seed: int) -> list[Canary]:
+def canaries(facts: Iterable[tuple[Fact, Chunk]], seed: int) -> list[Canary]:
     """Up to 30 pairs of known verdict. Good ones are a template's question and the document's own sentence."""
-    usable = [one for one in facts if _plain(one)]
-    usable.sort(key=lambda one: digest(str(seed), one[0].question, one[0].answer))
+    usable = heapq.nsmallest(
+        MOST_CANDIDATES, filter(_plain, facts), key=lambda one: digest(str(seed), one[0].question, one[0].answer)
+    )
     good = [Canary(fact.question, fact.answer, chunk, True, "as it is") for fact, chunk in usable[:GOOD_CANARIES]]
     spoilt = usable[GOOD_CANARIES:] + usable[:GOOD_CANARIES]
     bad: list[Canary] = []

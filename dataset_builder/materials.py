@@ -12,12 +12,14 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document, digest
+from dataset_builder.runner import HERE, Runner
+from dataset_builder.shelf import Shelf
 from dataset_builder.sources.common import Context, SourceReport
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def document(
 
 
 def read_sources(
-    dataset: "Dataset", root: Path, recipe_name: str, report: SourceReport | None = None, *, offline: bool = False
-) -> list[Document]:
+    dataset: "Dataset", root: Path, recipe_name: str, report: SourceReport | None = None, *, offline: bool = False,
+    on: Runner = HERE,
+) -> Shelf[Document]:
     """All documents of a recipe's sources, scrubbed, in the order of the sources and then of their origin.
 
     Writes `raw-materials/<recipe_name>/` and its lock below `root`. What was left out and why is in `report`. A
@@ -52,24 +55,27 @@ def read_sources(
     """
     report = report or SourceReport()
     root = Path(root).resolve()
-    context = Context(root, report, offline)
+    context = Context(root, report, offline, on)
     base = root / FOLDER / _safe_name(recipe_name)
-    documents: list[Document] = []
+    documents: Shelf[Document] = Shelf(folder=root / ".cache")
     entries: list[dict] = []
     origins: set[str] = set()
     texts: dict[str, str] = {}
     for source in dataset.sources:
         if source.kind == "hf":
             continue  # rows, not documents: sources.hf.read_rows
-        found = []
+        found: Shelf[Document] = Shelf(folder=root / ".cache")
+        order: list[tuple[str, int]] = []
         for item in _fetch(source, context):
             kept = _admitted(item, dataset, report, origins, texts)
             if kept is not None:
+                order.append((kept.origin, len(found)))
                 found.append(kept)
                 report.counts["documents"] += 1
-        found.sort(key=lambda item: item.origin)
-        entries.append(_store(source, found, base, root))
-        documents += found
+        order.sort()
+        before = len(documents)
+        documents.extend(found[place] for _, place in order)
+        entries.append(_store(source, documents, range(before, len(documents)), base, root))
         report.say(f"{source.kind} {_where(source)}: {len(found)} documents")
     _forget_others(base, {Path(entry["folder"]).name for entry in entries})
     if not documents and any(source.kind != "hf" for source in dataset.sources):
@@ -142,12 +148,13 @@ def _where(source: "Source") -> str:
     return getattr(source, "url", None) or getattr(source, "path", None) or getattr(source, "name", "")
 
 
-def _store(source: "Source", documents: list[Document], base: Path, root: Path) -> dict:
+def _store(source: "Source", documents: Sequence[Document], places: range, base: Path, root: Path) -> dict:
     """Write one source's documents, remove those that are gone, and return its entry of the lock."""
     folder = base / f"{source.kind}-{digest(source.model_dump_json())[:8]}"
-    listed, used = [], set()
-    for item in documents:
+    listed, used, kept = [], set(), set()
+    for item in map(documents.__getitem__, places):
         name = file_name(item.origin, used)
+        kept.add(name)
         write_whole(folder / name, with_front_matter(item))
         listed.append(
             {
@@ -158,10 +165,11 @@ def _store(source: "Source", documents: list[Document], base: Path, root: Path) 
             }
         )
     for path in sorted(folder.rglob("*.md")) if folder.is_dir() else ():
-        if path.relative_to(folder).as_posix() not in used:
+        if path.relative_to(folder).as_posix() not in kept:
             path.unlink()
     settings = source.model_dump(mode="json", exclude_defaults=True)
-    commit = re.search(r"@([0-9a-f]{40,64}):", documents[0].origin) if documents and source.kind == "repo" else None
+    first = documents[places[0]].origin if places and source.kind == "repo" else ""
+    commit = re.search(r"@([0-9a-f]{40,64}):", first)
     return {
         "source": settings,
         **({"commit": commit[1]} if commit else {}),
@@ -185,8 +193,8 @@ def _forget_others(base: Path, kept: set[str]) -> None:
 
 
 def file_name(origin: str, used: set[str]) -> str:
-    """A safe relative path ending in .md for an origin; `used` keeps two origins apart on file systems that ignore
-    case."""
+    """A safe relative path ending in .md for an origin; `used` (names in lower case, added to) keeps two origins apart
+    on file systems that ignore case."""
     path = re.sub(
         r"@[0-9a-f]{40,64}:", "/", re.sub(r"^\w+://", "", origin)
     )  # a new commit is a changed file, not a new one
@@ -195,9 +203,9 @@ def file_name(origin: str, used: set[str]) -> str:
     name = re.sub(r"\.(?:md|markdown)$", "", name)
     name = name if len(name) <= 180 else f"{name[:160]}-{digest(origin)[:8]}"
     candidate = f"{name}.md"
-    if candidate.lower() in {other.lower() for other in used}:
+    if candidate.lower() in used:
         candidate = f"{name}-{digest(origin)[:8]}.md"
-    used.add(candidate)
+    used.add(candidate.lower())
     return candidate
 
 
@@ -252,10 +260,24 @@ def read_document(path: Path) -> Document:
 
 def lock_text(entries: list[dict]) -> str:
     """The lock: which documents, by digest, each source gave. Equal documents give equal bytes: it holds no dates."""
+    parts = ["# Which documents the dataset was made from; written by `recipe data`.\n"]
+    parts.append("sources:\n" if entries else "sources: []\n")
+    for entry in entries:
+        parts += _indented(_yaml([{**entry, "documents": []}]), 0)
+        if entry["documents"]:  # one by one: PyYAML builds a graph of all that it is given
+            parts[-1] = parts[-1].replace("documents: []", "documents:")
+            parts += (line for one in entry["documents"] for line in _indented(_yaml([one]), 2))
+    return "".join(parts)
+
+
+def _yaml(value: object) -> str:
     import yaml
 
-    head = "# Which documents the dataset was made from; written by `recipe data`.\n"
-    return head + yaml.safe_dump({"sources": entries}, allow_unicode=True, sort_keys=False, width=4096)
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=4096)
+
+
+def _indented(text: str, blanks: int) -> list[str]:
+    return [f"{' ' * blanks}{line}" for line in text.splitlines(keepends=True)]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ Names are found by how they are written, in prose, code and tables alike; an ord
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dataset_builder.blocks import blocks_of
@@ -69,16 +69,6 @@ def _walk(text: str) -> Iterator[Name]:
                 yield Name("table row", cell)
 
 
-def by_section(chunks: Iterable[Chunk], section_name: Callable[[Chunk], str]) -> dict[str, dict[Name, Chunk]]:
-    """Section -> its names, each with the chunk that has it first."""
-    found: dict[str, dict[Name, Chunk]] = {}
-    for chunk in chunks:
-        mine = found.setdefault(section_name(chunk), {})
-        for name in names(chunk):
-            mine.setdefault(name, chunk)
-    return found
-
-
 class Mentions:
     """What pairs speak of: looked up per document, where the same words mean the same thing."""
 
@@ -89,9 +79,9 @@ class Mentions:
             said.setdefault(one.chunk.document_id, []).extend(" ".join(text.split()).casefold() for text in texts)
         self._said: Mapping[str, str] = {document: "\n".join(texts) for document, texts in said.items()}
 
-    def of(self, name: Name, chunk: Chunk) -> bool:
-        """Whether a pair of the chunk's document mentions the name: whole, in question or answer."""
-        said = self._said.get(chunk.document_id, "")
+    def of(self, name: Name, document_id: str) -> bool:
+        """Whether a pair of the document mentions the name: whole, in question or answer."""
+        said = self._said.get(document_id, "")
         low = name.text.casefold().removesuffix("()")
         if name.kind == "error message":
             return low[:40] in said
@@ -107,4 +97,4 @@ class Mentions:
 def unmentioned(chunk: Chunk, pairs: Sequence[Grounded]) -> list[str]:
     """Names of a chunk that none of these pairs mentions."""
     mentions = Mentions(pairs)
-    return [name.text for name in names(chunk) if not mentions.of(name, chunk)]
+    return [name.text for name in names(chunk) if not mentions.of(name, chunk.document_id)]

@@ -13,7 +13,7 @@ EMPTY = "# Empty\n\nSee the other pages."
 
 def sections():
     pages = {"long.md": LONG, "short.md": SHORT, "empty.md": EMPTY}
-    return items(one for name, text in pages.items() for one in chunk(document(name, name, text), 400))
+    return items([one for name, text in pages.items() for one in chunk(document(name, name, text), 400)])
 
 
 def test_every_section_is_listed_even_one_that_says_nothing():
@@ -26,7 +26,7 @@ def test_a_short_page_has_its_turn_before_a_long_one_has_its_second():
 
 
 def test_a_sentence_that_stands_in_two_documents_counts_once():
-    twice = items(one for name in ("a.md", "b.md") for one in chunk(document(name, name, SHORT), 400))
+    twice = items([one for name in ("a.md", "b.md") for one in chunk(document(name, name, SHORT), 400)])
     assert [len(mine) for mine in twice.values()] == [1, 0]
 
 
@@ -35,8 +35,7 @@ def test_what_stays_out_is_named_with_its_reason():
     ((fact, chunk_), *_) = found["long.md: Long"]
     one = Grounded(Pair("1", chunk_.id, fact.question, fact.answer, "q", 0, 1, fact.kind), chunk_)
     dropped = Dropped("questions", "not one question: 'Hm'", {"source": "short.md", "section": "Short"})
-    chunks = [chunk_ for mine in found.values() for _, chunk_ in mine]
-    text = coverage_text(found, [one], [dropped], chunks, 3)
+    text = coverage_text(found, [one], [dropped], 3)
     assert section_name(chunk_) == "long.md: Long"
     assert "1 of 3 sections have at least one pair" in text
     assert "| definition | 10 | 1 |" in text
@@ -49,7 +48,7 @@ def test_every_section_has_its_share_or_a_reason():
     found = sections()
     assert shares(found, 3, 0) == {"long.md: Long": 2, "short.md: Short": 1}
     assert shares(found, 1000, 0).total() == 10
-    for line in coverage_text(found, [], [], [], 3).splitlines():
+    for line in coverage_text(found, [], [], 3).splitlines():
         if line.startswith("| ") and ".md: " in line:
             assert line.rstrip(" |").split("| ")[-1].strip()[:1].isalpha(), line
 
@@ -79,7 +78,7 @@ def test_names_that_no_pair_mentions_are_listed_and_the_others_are_not():
     (one,) = chunk(document("tool.md", "Tool", NAMED), 400)
     answer = "Set `lora_r`, pass `--bf16`; torch.xpu.empty_cache() frees memory, not --ipexx."
     pair = Grounded(Pair("1", one.id, "What is the beam width?", answer, "q", 0, 1), one)
-    text = coverage_text(items([one]), [pair], [], [one], 1)
+    text = coverage_text(items([one]), [pair], [], 1)
     (line,) = [line for line in text.splitlines() if "--ipex" in line]
     assert "`--ipex`, `IPEX_TILE_AS_DEVICE`, `RuntimeError: Native API failed with code -5`" in line
     assert not any(name in line for name in ("lora_r", "bf16", "empty_cache", "beam width"))

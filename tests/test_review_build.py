@@ -52,7 +52,8 @@ def test_a_rejected_pair_stays_out_with_its_variants_and_another_takes_its_place
     assert gone.found.pair.question not in questions
     assert not any(row["parent"] == gone.found.pair.id for name in TABLES for row in rows(name))
     assert the_records()[gone.key].part == "rejected"
-    (line,) = [one for one in map(json.loads, (PLACE.folder / "dropped.jsonl").open()) if one["stage"] == "review"]
+    lines = (PLACE.folder / "dropped.jsonl").read_text().splitlines()
+    (line,) = [one for one in map(json.loads, lines) if one["stage"] == "review"]
     assert line["reason"] == "rejected in review: says nothing"
     assert line["item"]["question"] == gone.found.pair.question
     assert "0 accepted, 0 edited, 1 rejected" in card() and "| review: rejected in review | 1 |" in card()

@@ -59,13 +59,13 @@ def test_a_folder_becomes_documents_front_matter_and_a_lock(tmp_path):
 def test_a_second_run_writes_the_same_bytes_and_forgets_what_is_gone(tmp_path):
     write(tmp_path, docs__a_DOT_md="# A\n\nText.", docs__b_DOT_md="# B\n\nText b.")
     spec = dataset({"kind": "files", "path": "docs"})
-    first = read_sources(spec, tmp_path, "r")
+    first = list(read_sources(spec, tmp_path, "r"))
     files = {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in (tmp_path / "raw-materials").rglob("*")
         if path.is_file()
     }
-    assert read_sources(spec, tmp_path, "r") == first
+    assert list(read_sources(spec, tmp_path, "r")) == first
     assert files == {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in (tmp_path / "raw-materials").rglob("*")

@@ -28,7 +28,7 @@ def page(title: str, *links: str, head: str = "") -> str:
 def read(tmp_path, url: str, report: SourceReport | None = None, **settings):
     source = {"kind": "web", "url": url, "allow_private": True, **settings}
     dataset = Dataset.model_validate({"sources": [source], "generator": {"model": "x"}})
-    return read_sources(dataset, tmp_path, "t", report or SourceReport())
+    return list(read_sources(dataset, tmp_path, "t", report or SourceReport()))
 
 
 SITE = {
@@ -125,7 +125,7 @@ def test_offline_uses_what_is_stored(tmp_path):
                 "generator": {"model": "x"},
             }
         )
-        assert read_sources(dataset, tmp_path, "t", offline=True) == first
+        assert list(read_sources(dataset, tmp_path, "t", offline=True)) == first
         assert site.log == []
 
 

@@ -59,9 +59,10 @@ def settle(decisions: Decisions, chunks: Iterable[Chunk]) -> Settled:
     """What decisions mean for these chunks."""
     if not decisions:
         return Settled()
-    homes: dict[str, list[Chunk]] = defaultdict(list)
+    homes: dict[str, list[Chunk]] = {one.document: [] for one in decisions.values()}
     for chunk in chunks:
-        homes[address(chunk.origin)].append(chunk)
+        if (document := address(chunk.origin)) in homes:
+            homes[document].append(chunk)
     kept: dict[str, Grounded] = {}
     rejected: dict[str, Grounded] = {}
     retired: dict[str, str] = {}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document
-from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, Unreadable
+from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, File, Unreadable, documents
 from dataset_builder.strict import Field, Strict
 
 MAX_FILES = 100_000
@@ -36,14 +36,15 @@ def fetch(spec: FilesSource, context: Context) -> Iterator[Document]:
             f"dataset.sources: {spec.path} does not exist\n"
             f"  fix: paths are relative to the folder you start `recipe` in ({context.root})"
         )
-    if folder.is_file():
-        yield from _document(folder, spec, context, "")
-        return
     from dataset_builder.licences import licence_of_folder
 
-    licence = spec.licence or licence_of_folder(folder)
-    for path in walk(folder, spec.include, spec.exclude, context):
-        yield from _document(path, spec, context, path.relative_to(folder).as_posix(), licence)
+    alone = folder.is_file()
+    licence = spec.licence or (None if alone else licence_of_folder(folder))
+    paths = [folder] if alone else walk(folder, spec.include, spec.exclude, context)
+    names = ("" if alone else path.relative_to(folder).as_posix() for path in paths)
+    files = (_file(path, origin_of(spec.path, name), spec.licence, licence)
+             for path, name in zip(paths, names, strict=True))  # fmt: skip
+    yield from documents(files, context)
 
 
 def walk(folder: Path, include: Sequence[str], exclude: Sequence[str], context: Context) -> list[Path]:
@@ -76,27 +77,22 @@ def _inside(path: Path, home: Path) -> bool:
         return False
 
 
-def _document(
-    path: Path, spec: FilesSource, context: Context, relative: str, licence: str | None = None
-) -> Iterator[Document]:
-    from dataset_builder.formats import read, readable
-    from dataset_builder.materials import document
+def _file(path: Path, origin: str, licence: str | None, around: str | None) -> File:
+    """The file as it lies there, or why it is no document."""
+    from dataset_builder.formats import readable
 
-    origin = origin_of(spec.path, relative)
-    if not readable(path.name):
-        context.report.skip(origin, f"files ending in {path.suffix or 'nothing'} are not documents")
-        return
     try:
+        if not readable(path.name):
+            raise Unreadable(f"files ending in {path.suffix or 'nothing'} are not documents")
         if not path.is_file():
             raise Unreadable("not a regular file")
         size = path.stat().st_size
         if size > MAX_DOCUMENT_BYTES:
             raise Unreadable(f"{size:,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read")
-        reading = read(path.name, path.read_bytes())
+        return File(origin, path.name, path.read_bytes(), licence, around)
     except (Unreadable, OSError) as error:
-        context.report.skip(origin, error.strerror if isinstance(error, OSError) and error.strerror else str(error))
-        return
-    yield document(origin, reading.title, reading.markdown, licence=spec.licence or reading.licence or licence)
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return File(origin, path.name, b"", licence, around, problem)
 
 
 def origin_of(stated: str, relative: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dataset_builder.problems import BuildProblem
 from dataset_builder.rows import Document, digest
-from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, Unreadable
+from dataset_builder.sources.common import MAX_DOCUMENT_BYTES, Context, File, documents
 from dataset_builder.strict import Field, Strict
 
 DEFAULT_INCLUDE = ("**/*.md", "**/*.mdx", "**/*.rst", "**/*.ipynb")
@@ -36,8 +36,6 @@ class RepoSource(Strict):
 def fetch(spec: RepoSource, context: Context) -> Iterator[Document]:
     """The chosen documents at the ref's commit, by path. Raises BuildProblem where the repository or ref cannot be
     had."""
-    from dataset_builder.formats import read
-    from dataset_builder.materials import document
     from dataset_builder.sources.git import GitFailed, check
 
     check(spec.url, spec.ref)
@@ -48,16 +46,12 @@ def fetch(spec: RepoSource, context: Context) -> Iterator[Document]:
         files = _tree(folder, commit)
         licences = _licences(folder, files)
         chosen = _chosen(spec, folder, files, base, context)
-        for start in range(0, len(chosen), _BATCH):
-            paths = chosen[start : start + _BATCH]
-            for path, data in zip(paths, _blobs(folder, [files[path] for path in paths]), strict=True):
-                try:
-                    reading = read(path, _document_bytes(data))
-                except Unreadable as error:
-                    context.report.skip(f"{base}:{path}", str(error))
-                    continue
-                licence = spec.licence or reading.licence or _nearest(path, licences)
-                yield document(f"{base}:{path}", reading.title, reading.markdown, licence=licence)
+        contents = _contents(folder, [files[path] for path in chosen])
+        found = (
+            _file(f"{base}:{path}", path, data, spec.licence, _nearest(path, licences))
+            for path, data in zip(chosen, contents, strict=True)
+        )
+        yield from documents(found, context)
     except GitFailed as error:
         raise BuildProblem(f"dataset.sources: {spec.url}: {error}\n  fix: delete {folder} and run again") from None
 
@@ -73,12 +67,20 @@ def public_url(url: str) -> str:
     return re.sub(r"(?:\.git)?/*$", "", re.sub(r"://[^/@]+@", "://", url))
 
 
-def _document_bytes(data: bytes | None) -> bytes:
+def _contents(folder: Path, names: list[str]) -> Iterator[bytes | None]:
+    """As `_blobs`, a batch at a time."""
+    for start in range(0, len(names), _BATCH):
+        yield from _blobs(folder, names[start : start + _BATCH])
+
+
+def _file(origin: str, path: str, data: bytes | None, licence: str | None, around: str | None) -> File:
+    """A file of the commit, or why it is no document."""
+    problem = ""
     if data is None:
-        raise Unreadable(f"larger than {MAX_DOCUMENT_BYTES:,} bytes")
-    if data.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise Unreadable("stored in Git LFS")
-    return data
+        problem = f"larger than {MAX_DOCUMENT_BYTES:,} bytes"
+    elif data.startswith(b"version https://git-lfs.github.com/spec/"):
+        problem = "stored in Git LFS"
+    return File(origin, path, data or b"", licence, around, problem)
 
 
 def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
