@@ -1,12 +1,12 @@
 """Single fields: what pydantic found wrong, said with its place, what is expected and how to mend it."""
 
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from compiler import fields
 from compiler.axolotl_keys import STATED_AS, axolotl_keys
+from compiler.check_types import close, shown
 from compiler.problems import Problem
 from compiler.source import KeyPath, Source
 
@@ -216,14 +216,6 @@ def _in_words(value: Any) -> str:
     return f"`{shown(value)}`" if not isinstance(value, str) else (f"the text `{shown(value)}`" if value else "empty")
 
 
-def close(word: str, among: list[str], least: float = 0.6) -> str | None:
-    """The entry that most resembles a word, if any does; the only one that begins with it, before others."""
-    begins = [entry for entry in among if len(word) > 2 and entry.lower().startswith(word.lower())]
-    if len(begins) == 1:
-        return begins[0]
-    return next(iter(get_close_matches(word.lower()[:80], among, 1, least)), None)
-
-
 def dotted(path: KeyPath) -> str:
     """A path as people write it.
 
@@ -232,9 +224,3 @@ def dotted(path: KeyPath) -> str:
     """
     text = "".join(f"[{piece}]" if isinstance(piece, int) else f".{shown(piece)}" for piece in path)
     return text.removeprefix(".") or "the recipe"
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """One printable line of what a stranger wrote."""
-    text = "".join(char if char.isprintable() else " " for char in str(value))
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from compiler.check_fields import close, shown
-from compiler.check_types import Complaint, Facts
+from compiler.check_types import Complaint, Facts, close, shown
 from compiler.families import kernels_cannot
 from compiler.recipe import CustomGpu
 from compiler.units import format_size

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from compiler.axolotl_keys import FREE, OWNED, REFUSED, STATED_AS, axolotl_keys
-from compiler.check_fields import close, shown
 from compiler.check_machine import MACHINE_RULES
-from compiler.check_types import Complaint, Facts
+from compiler.check_types import Complaint, Facts, close, shown
 from compiler.constraints import BITSANDBYTES
 from compiler.problems import Problem
 from compiler.source import Source

@@ -37,3 +37,19 @@ class Facts:
     def complain(self, name: str, message: str, fix: str, at_key: bool = False) -> Complaint:
         """A complaint about a field of `training:`."""
         return Complaint(("training", name), message, fix, at_key)
+
+
+def close(word: str, among: list[str], least: float = 0.6) -> str | None:
+    """The entry that most resembles a word, if any does; the only one that begins with it, before others."""
+    from difflib import get_close_matches  # a sound recipe needs none of it
+
+    begins = [entry for entry in among if len(word) > 2 and entry.lower().startswith(word.lower())]
+    if len(begins) == 1:
+        return begins[0]
+    return next(iter(get_close_matches(word.lower()[:80], among, 1, least)), None)
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """One printable line of what a stranger wrote."""
+    text = "".join(char if char.isprintable() else " " for char in str(value))
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -5,13 +5,14 @@ Ids are content hashes, each row names what it came from, and a stage is a funct
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
 
 def digest(*texts: str) -> str:
     """Content hash of some texts, 16 hex digits; each text's length counts, so ("ab", "c") differs from ("a", "bc")."""
+    import hashlib  # it loads OpenSSL, which reading a recipe does not need
+
     hasher = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")  # a file name that is no UTF-8 holds lone surrogates

@@ -53,7 +53,7 @@ def _value(field: str, text: str) -> object:
     from pydantic import ValidationError
 
     from compiler import fields
-    from compiler.check_fields import close
+    from compiler.check_types import close
     from compiler.problems import RecipeProblems, WorldProblem
     from compiler.recipe import Training
     from compiler.source import parse_source

@@ -6,7 +6,6 @@ Unlike the other kinds it gives rows, not documents: `read_rows(dataset, root, r
 """
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +102,8 @@ def as_row(messages: list[dict], source: str, licence: str) -> Row:
     """A chat as a row of the CSV; `instruction` is its first question, `output` its last answer."""
     text = json.dumps(messages, ensure_ascii=False)
     question = next(message["content"] for message in messages if message["role"] == "user")
+    import hashlib  # it loads OpenSSL, which reading a recipe does not need
+
     name = digest(text)
     return Row(
         question,
