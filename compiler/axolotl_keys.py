@@ -1,7 +1,7 @@
 """Axolotl's keys, as far as the front door needs them: which exist, and which a recipe states by another name."""
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 STATED_AS = {
     "base_model": "base_model",
@@ -114,5 +114,5 @@ REFUSED = {
 @cache
 def axolotl_keys() -> frozenset[str]:
     """Every top-level key that Axolotl and the plugins it ships accept; any other is silently dropped by Axolotl."""
-    text = (resources.files("compiler") / "axolotl_keys.txt").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("axolotl_keys.txt").read_text(encoding="utf-8")
     return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))

@@ -1,8 +1,11 @@
 """The base of everything a person types, and what it needs of pydantic, whose import is made quicker here."""
 
-import importlib.util
+import importlib
 import os
 import sys
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
 
 import typing_extensions
 
@@ -10,19 +13,24 @@ import typing_extensions
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
-def _put_off(name: str) -> None:
-    """Let the next `import name` make a module that is loaded when something in it is first used."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.loader is not None, name
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _stand_in(name: str) -> ModuleType:
+    """A module that imports the real one when something in it is asked for."""
+    module = ModuleType(name)
+
+    def from_the_real_one(attribute: str) -> Any:
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    module.__getattr__ = from_the_real_one  # type: ignore[method-assign]
+    return module
 
 
 # Pydantic imports it for its plugins alone; with email, socket and zipfile it is a tenth of a cold `recipe plan`.
-_unused = os.environ["PYDANTIC_DISABLE_PLUGINS"] == "__all__" and "importlib.metadata" not in sys.modules
+_METADATA = "importlib.metadata"
+_unused = os.environ["PYDANTIC_DISABLE_PLUGINS"] == "__all__" and _METADATA not in sys.modules
 if _unused:
-    _put_off("importlib.metadata")
+    sys.modules[_METADATA] = _stand_in(_METADATA)
 
 # Where pydantic marks its old names as deprecated, typing_extensions imports asyncio and ssl for each to ask whether it
 # is a coroutine: a tenth of a cold `recipe plan`. While pydantic is imported they stay as they are, without a warning.
@@ -38,10 +46,14 @@ try:
         WithJsonSchema,
         model_validator,
     )
+
+    if _unused:
+        with suppress(ImportError):
+            importlib.import_module("pydantic.plugin._loader")  # the first validator would import it
 finally:
     typing_extensions.deprecated.__call__ = _mark
-    if _unused and "importlib.metadata" in sys.modules:
-        del sys.modules["importlib.metadata"]  # whoever needs it imports it as ever
+    if _unused:
+        sys.modules.pop(_METADATA, None)  # whoever needs it imports it as ever
 
 __all__ = ["BeforeValidator", "Field", "Strict", "ValidationError", "WithJsonSchema", "model_validator"]
 

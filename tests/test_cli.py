@@ -105,6 +105,22 @@ def test_the_front_door_starts_without_the_heavy_packages(arguments: list[str]) 
     assert done.stderr.strip() == "[]"
 
 
+NOT_TO_PLAN = (*HEAVY, "importlib.metadata", "email", "asyncio", "ssl", "_hashlib", "tempfile", "difflib", "csv")
+"""Beside what is heavy: what pydantic and click would load, and what only failing recipes need."""
+
+
+def test_a_plan_loads_few_modules_and_collects_no_garbage() -> None:
+    code = (
+        "import gc, sys\nfrom compiler.cli import main\n"
+        "sys.argv = ['recipe', 'plan', 'recipes/intel-arc-expert.yaml', '--target', 'arc']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([name for name in {NOT_TO_PLAN!r} if name in sys.modules], gc.isenabled(), file=sys.stderr)\n"
+        "assert len(sys.modules) < 330, len(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[] False"
+
+
 def test_a_file_is_written_whole_with_plain_permissions(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     write.write_text(path, "whole\r\n")

@@ -1,16 +1,14 @@
 """`recipe init`: write a commented recipe that passes `recipe check`."""
 
 import re
-from importlib import resources
 from pathlib import Path
 
 import click
 
 from compiler.problems import WorldProblem, reporting
 
-TEMPLATES = tuple(
-    sorted(entry.name.removesuffix(".yaml") for entry in (resources.files("compiler") / "templates").iterdir())
-)
+FOLDER = Path(__file__).parent.parent / "templates"
+TEMPLATES = tuple(sorted(entry.stem for entry in FOLDER.glob("*.yaml")))
 
 
 @click.command()
@@ -38,7 +36,7 @@ def command(name: str, template: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name.endswith(".yaml"):
         raise click.BadParameter(NAME_FIX, param_hint="NAME")
     path = Path("recipes") / f"{name}.yaml"
-    text = (resources.files("compiler") / "templates" / f"{template}.yaml").read_text(encoding="utf-8")
+    text = (FOLDER / f"{template}.yaml").read_text(encoding="utf-8")
     text = text.replace("\nname: my-expert", f"\nname: {_quoted(name)}", 1)
     if path.exists():
         raise WorldProblem(f"{path} is there already", "choose another name, or edit it")

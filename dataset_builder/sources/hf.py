@@ -5,7 +5,6 @@ Unlike the other kinds it gives rows, not documents: `read_rows(dataset, root, r
 `materials.read_sources`.
 """
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +181,8 @@ def _spread(records: list[dict], limit: int | None) -> Iterator[tuple[int, dict]
 
 
 def _records(source: HfSource, root: Path) -> list[dict]:
+    import csv
+
     if source.name is not None:
         return _hub(source)
     path = root / (source.path or "")
