@@ -14,6 +14,7 @@ from typing import Any
 from compiler.architecture import Architecture
 from compiler.constraints import conflict, dominated
 from compiler.domain import Domain
+from compiler.memory.layer import one_row_matters
 from compiler.memory.lines import chunk_rows
 from compiler.memory.model import Moments, held_share, moments, total_bytes
 from compiler.memory.shards import Shard, shard
@@ -128,16 +129,15 @@ class Peaks:
             found.append(total_bytes(live, held.weights + held.adapters, loading, share, self.machine))
         return found
 
-    def _highest(
-        self, cell: Cell, shape: tuple[Any, ...], batch: Batch, held: Shard
-    ) -> tuple[float, float, float]:
+    def _highest(self, cell: Cell, shape: tuple[Any, ...], batch: Batch, held: Shard) -> tuple[float, float, float]:
         """Bytes: (the most that is alive within a step, and at its end without the optimizer's copies, while loading);
         the first two without the optimizer's states. The first cell of a shape computes them with its own optimizer,
         whose share is then taken off."""
         architecture, length = self.architecture, cell.values["sequence_len"]
-        key = (shape, batch[1] > 1)
+        setup = cell.setup(batch)
+        key = (shape, batch[1] > 1, batch[0] == 1 and one_row_matters(architecture, setup))
         if key not in self.shapes:
-            self.shapes[key] = moments(architecture, cell.setup(batch), self.machine.backend == "cpu")
+            self.shapes[key] = moments(architecture, setup, self.machine.backend == "cpu")
         (*step, end), load, _ = self.shapes[key]
         assert end.phase == "optimizer" and step[-1].phase != "optimizer"
         tokens = batch[0] * length

@@ -99,11 +99,13 @@ def plain(tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture
     return tape.make(tape.bytes_(FP32 * size), size, FP32, (weights, value), saved, backward)
 
 
-def eager(tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture, mask_width: int) -> Tensor:
+def eager(
+    tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture, mask_width: int, single: bool
+) -> Tensor:
     """Scores kept whole: scaled, capped (Gemma 2), masked (which widens them to the mask's dtype), FP32 softmax, and
     the copy that meets the values."""
     size, heads = a.query_size, a.num_heads
-    key, value = _repeat(tape, key, size), _repeat(tape, value, size)
+    key, value = _repeat(tape, key, size, single), _repeat(tape, value, size, single)
     taken_query, taken_key = narrow(tape, query), narrow(tape, key)
     width = taken_query.width
     scores = _product(tape, taken_query, taken_key, heads, size)

@@ -33,6 +33,10 @@ class LayerKey:
     stream_width: int
     weight_width: int
     masked: bool
+    mask_width: int
+    """Bytes of an element of the additive mask (`eager`): the embeddings' dtype."""
+    single: bool
+    """One row at a time, where that spares the copies of a single key head for all query heads."""
     autocast: bool
     fp16: bool
     double_quant: bool
@@ -61,15 +65,28 @@ class LayerCost:
 
 
 def layer_cost(
-    architecture: Architecture, setup: Setup, stream_width: int, cpu: bool = False, windowed: bool = True
+    architecture: Architecture,
+    setup: Setup,
+    stream_width: int,
+    cpu: bool = False,
+    windowed: bool = True,
+    mask_width: int | None = None,
 ) -> LayerCost:
     """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask.
-    `windowed`: of a layer that attends to the window where the model has both kinds."""
-    key, later = layer_key(architecture, setup, stream_width, cpu), setup.gradient_accumulation > 1
+    `windowed`: of a layer that attends to the window where the model has both kinds. `mask_width`: where it is not that
+    of the stream."""
+    key, later = layer_key(architecture, setup, stream_width, cpu, mask_width), setup.gradient_accumulation > 1
     return _cost(architecture, key if windowed or not key.masked else replace(key, masked=False), later)
 
 
-def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerKey:
+def one_row_matters(architecture: Architecture, setup: Setup) -> bool:
+    """Whether a micro-batch of 1 keeps other tensors: a single key head is then expanded without a copy (`eager`)."""
+    return setup.attention == "eager" and architecture.num_kv_heads == 1
+
+
+def layer_key(
+    architecture: Architecture, setup: Setup, stream_width: int, cpu: bool, mask_width: int | None = None
+) -> LayerKey:
     full, window = setup.method == "full", architecture.sliding_window
     return LayerKey(
         quant={"qlora-4bit": "4bit", "lora-8bit": "8bit"}.get(setup.method, "none"),
@@ -82,6 +99,8 @@ def layer_key(architecture: Architecture, setup: Setup, stream_width: int, cpu: 
         stream_width=stream_width,
         weight_width=4 if setup.weights_dtype == "fp32" else 2,
         masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
+        mask_width=mask_width or stream_width,
+        single=setup.micro_batch == 1 and one_row_matters(architecture, setup),
         autocast=autocasts(setup),
         fp16=setup.weights_dtype == "fp16",
         double_quant=setup.double_quant,
@@ -256,7 +275,7 @@ def _kernel(a: Architecture, key: LayerKey, width: int) -> Callable[..., Tensor]
     """Which kernel attends. Without autocast FP32 reaches `sdpa`: CUDA's flash kernel does not take it, nor does the
     memory-efficient one take grouped keys (ATen `sdp_utils.cpp`)."""
     if key.attention == "eager":
-        return partial(kernels.eager, mask_width=key.stream_width)
+        return partial(kernels.eager, mask_width=key.mask_width, single=key.single)
     wide = not key.autocast and width == FP32
     if key.attention == "sdpa" and (key.masked or (wide and a.kv_size == a.query_size)):
         return partial(kernels.efficient, masked=key.masked)

@@ -15,11 +15,9 @@ from compiler.memory.operations import (
     cast,
     layer_norm,
     linear,
-    narrow,
     rms_norm,
     scale,
     unary,
-    weight_leaf,
 )
 from compiler.memory.static import autocasts
 from compiler.memory.tape import Grads, Size, Storage, Tape, Tensor, highest
@@ -207,16 +205,23 @@ def _liger(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_
 
 
 def _cut(tape: Tape, hidden: Tensor, a: Architecture, head_width: int, trains_head: bool) -> Loss:
-    """Only one FP32 log-sum-exp a token survives; backward writes both gradients directly."""
-    size, inputs = a.vocab_size * a.hidden_size, a.hidden_size
-    taken = narrow(tape, hidden)
-    weight, copy = weight_leaf(tape, size, Adapter(trainable=trains_head, weight_width=head_width))
-    width = taken.width
-    saved = [taken.storage, tape.bytes_(FP32)]
-    if copy is not None:
-        saved.append(copy)
+    """Only one FP32 log-sum-exp a token survives; backward writes both gradients directly. The casts of autocast are
+    part of the function, whose gradients the engine widens while what it saved is still there."""
+    size, inputs, own = a.vocab_size * a.hidden_size, a.hidden_size, hidden.width
+    width = HALF if tape.autocast else own
+    saved = [tape.bytes_(width * inputs) if own != width else hidden.storage, tape.bytes_(FP32)]
+    if head_width != width:
+        saved.append(tape.bytes_(const=width * size))
 
     def backward(grad: list[Storage]) -> Grads:
-        return (tape.bytes_(width * inputs), tape.bytes_(const=width * size) if trains_head else None)
+        result = tape.bytes_(width * inputs)
+        made = tape.bytes_(const=width * size) if trains_head else None
+        if own != width:
+            result = tape.bytes_(own * inputs)
+        if made is not None and head_width != width:
+            made = tape.bytes_(const=head_width * size)
+        if made is not None:
+            tape.keep(made)
+        return (result,)
 
-    return tape.make(tape.bytes_(const=FP32), 0, FP32, (taken, weight), saved, backward), None
+    return tape.make(tape.bytes_(const=FP32), 0, FP32, (hidden,), saved, backward), None

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from compiler.architecture import Architecture
+from compiler.memory.layer import one_row_matters
 from compiler.memory.lines import Line, Term, chunk_rows
 from compiler.memory.outside import eval_lines, host_loading, load_line
 from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
@@ -28,11 +29,12 @@ class Moments(NamedTuple):
 def moments(architecture: Architecture, setup: Setup, cpu: bool = False) -> Moments:
     """The moments of a step that can be its peak, and that of loading; live tensors alone.
 
-    They do not depend on micro-batch; on sequence length only where a sliding window needs a mask (`sdpa`).
+    They do not depend on micro-batch, but for `one_row_matters`; on sequence length only where a sliding window needs a
+    mask (`sdpa`).
     """
     shape = replace(
         setup,
-        micro_batch=1,
+        micro_batch=min(2, setup.micro_batch) if one_row_matters(architecture, setup) else 2,
         gradient_accumulation=min(2, setup.gradient_accumulation),
         sequence_len=setup.sequence_len if needs_mask(architecture, setup) else 1,
         sample_packing=False,
@@ -147,9 +149,7 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, e
     )
 
 
-def _parts(
-    terms: tuple[Term, ...], tokens: int, length: int, rows: int, total: int, kept_bytes: float
-) -> list[Part]:
+def _parts(terms: tuple[Term, ...], tokens: int, length: int, rows: int, total: int, kept_bytes: float) -> list[Part]:
     """The terms of a line, slack last, as whole bytes that sum to `total`; `kept_bytes` above 0 stay with the
     allocator since loading."""
     sizes = [term.bytes_at(tokens, length, rows) for term in terms]
@@ -158,9 +158,7 @@ def _parts(
         sizes[-1] += kept_bytes
         words[-1] = f"{words[-1]}; and {kept_bytes:,.0f} B that loading took beyond this step"
     parts = [
-        Part(term.name, round(size), how)
-        for term, size, how in zip(terms, sizes, words, strict=True)
-        if round(size)
+        Part(term.name, round(size), how) for term, size, how in zip(terms, sizes, words, strict=True) if round(size)
     ]
     # what rounding loses goes to the largest
     largest = max(range(len(parts)), key=lambda index: parts[index].bytes)

@@ -45,7 +45,9 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
 def steady_layer(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerCost:
     """The cost of all layers but the first: LayerNorm families may widen the residual stream in the first one."""
     cost = layer_cost(architecture, setup, stream_width, cpu)
-    return cost if cost.stream_width == stream_width else layer_cost(architecture, setup, cost.stream_width, cpu)
+    if cost.stream_width == stream_width:
+        return cost
+    return layer_cost(architecture, setup, cost.stream_width, cpu, mask_width=stream_width)
 
 
 Stack = tuple[tuple[LayerCost, int], ...]
@@ -200,12 +202,14 @@ def mask_terms(architecture: Architecture, setup: Setup, stream_width: int) -> t
             Term("attention_mask", f"{masks} causal masks of length x length", 0, 0, float(masks * stream_width))
         )
     elif needs_mask(architecture, setup):
-        terms.append(Term("attention_mask", "boolean mask of the sliding window", 0, 0, 1.0))
+        words = "boolean mask of the sliding window, the same for all rows"
+        terms.append(Term("attention_mask", words, float(setup.sequence_len**2)))
     return tuple(terms)
 
 
-SCALED_EMBEDDINGS = ("granite",)
-"""Families that multiply the embeddings outside the embedding module: the product is what the first layer reads."""
+SCALED_EMBEDDINGS = ("granite", "gpt_bigcode")
+"""Families that change the embeddings outside the embedding module: by a factor, or by those of the positions. The
+result is what the first layer reads."""
 
 
 def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:

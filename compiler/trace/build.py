@@ -103,7 +103,8 @@ def lora_target_names(causal: nn.Module, targets: str | tuple[str, ...]) -> list
     if targets == "all-linear":
         return linears
     if targets == "attention":
-        return [name for name in linears if name in ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn")]
+        chosen = [name for name in linears if name in ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn")]
+        return [*chosen, "attn.c_proj"] if "c_attn" in chosen else chosen  # the MLP has a c_proj too
     return [targets] if isinstance(targets, str) else list(targets)
 
 
