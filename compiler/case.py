@@ -167,6 +167,7 @@ def _assumed(rows: int, eval_rows: int, folder: Path | None) -> DatasetFacts:
         sha256=None,
         train_path=None if folder is None else (folder / TRAIN_CSV).as_posix(),
         eval_path=None if folder is None else (folder / EVAL_CSV).as_posix(),
+        eval_max_tokens=ASSUMED_P99_TOKENS,
     )
 
 
@@ -184,5 +185,6 @@ def _measured(lock: Mapping[str, Any], folder: Path) -> DatasetFacts:
         sha256=lock.get("train_sha256"),
         train_path=str(lock.get("train_path") or (folder / TRAIN_CSV).as_posix()),
         eval_path=str(lock.get("eval_path") or (folder / EVAL_CSV).as_posix()),
+        eval_max_tokens=int(lock.get("eval_max_tokens", lock.get("max_tokens", ASSUMED_MAX_TOKENS))),
         length_histogram=tuple(sorted((int(bound), int(rows)) for bound, rows in pairs)),
     )

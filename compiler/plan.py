@@ -29,7 +29,8 @@ def plan(case: Case) -> Plan:
     setup = best or found.smallest()
     draft = settle(replace(found.draft, setup=setup), RULES_AFTER)
     eval_batch = 0 if draft.value("eval_every") == "never" else draft.value("eval_batch")
-    memory = predict_memory(case.model.architecture, setup, case.machine, eval_batch)
+    eval_length = draft.value("eval_sequence_len")
+    memory = predict_memory(case.model.architecture, setup, case.machine, eval_batch, eval_length)
     word, probability, margin = verdict(memory, machine_for(case.machine, setup))
     fits = word == "fits" and not found.broken
     out: tuple = ()

@@ -109,6 +109,8 @@ class DatasetFacts:
     """Digest of train.csv, part of Axolotl's `dataset_prepared_path` so that no stale tokens are used (rule 33)."""
     train_path: str | None
     eval_path: str | None
+    eval_max_tokens: int = 0
+    """Tokens of the longest held-out row."""
     length_histogram: tuple[tuple[int, int], ...] = ()
     """(upper bound in tokens, rows) ascending: lets the plan say what share of rows a sequence length truncates."""
 

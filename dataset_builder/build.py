@@ -183,9 +183,7 @@ def _bench(dataset: Dataset, place: Place, ledger, report: Report, sections):
         yield bench
 
 
-def read(
-    dataset: Dataset, place: Place, report: Report, on: Runner = HERE
-) -> tuple[Sequence[Document], list[Dropped]]:
+def read(dataset: Dataset, place: Place, report: Report, on: Runner = HERE) -> tuple[Sequence[Document], list[Dropped]]:
     """The documents, and those that were left out."""
     from dataset_builder.materials import read_sources
     from dataset_builder.sources.common import SourceReport
@@ -288,9 +286,13 @@ def _short_evals(made, dataset: Dataset) -> tuple[str, ...]:
     """What the held-out questions lack of what was asked for."""
     found, wanted = len(made.recall), _recall(dataset)
     short = (
-        f"{found:,} of {wanted:,} recall questions, {wanted - found:,} missing: a wording is held out of a trained "
-        f"pair that has three and a reworded one; ask for more unique pairs or lower dataset.evaluation.recall",
-    ) if found < wanted else ()
+        (
+            f"{found:,} of {wanted:,} recall questions, {wanted - found:,} missing: a wording is held out of a trained "
+            f"pair that has three and a reworded one; ask for more unique pairs or lower dataset.evaluation.recall",
+        )
+        if found < wanted
+        else ()
+    )
     if dataset.evaluation.transfer and not made.transfer:
         short += ("no transfer questions: too few sections have pairs, or they share their quotes; add sources or set "
                   "dataset.evaluation.transfer to 0",)  # fmt: skip
@@ -305,6 +307,7 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
     from dataset_builder.review import records
 
     tokens = lengths.lengths(made.train, tokenizer)
+    held = lengths.lengths(made.recall, tokenizer).longest if made.recall else 0
     dropped = (*work.left_out, *asked.dropped, *unwritten, *made.dropped)
     held_out = {row.parent for row in made.transfer}
     read_by_people = records.records(asked.pairs, held_out, asked.review, asked.refused, asked.judged)
@@ -330,10 +333,10 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
             raise BuildProblem(
                 f"{place.relative(name)} cannot be trained on: {proof.problems[0]} ({len(proof.problems)} problems)"
             )
-    write_whole(place.folder / LOCK, _lock_text(place, made, tokens, since, work, list(texts)))
+    write_whole(place.folder / LOCK, _lock_text(place, made, tokens, held, since, work, list(texts)))
 
 
-def _lock_text(place: Place, made, tokens, since: Sequence[str], work: _Work, names: list[str]) -> str:
+def _lock_text(place: Place, made, tokens, held: int, since: Sequence[str], work: _Work, names: list[str]) -> str:
     from dataset_builder import changes
 
     files = {name: _sha256(place.folder / name) for name in names}
@@ -344,6 +347,7 @@ def _lock_text(place: Place, made, tokens, since: Sequence[str], work: _Work, na
         "mean_tokens": tokens.mean,
         "p99_tokens": tokens.p99,
         "max_tokens": tokens.longest,
+        "eval_max_tokens": held,
         "length_histogram": [list(entry) for entry in tokens.histogram],
         "lengths": tokens.how,
         "train_sha256": files["train.csv"],

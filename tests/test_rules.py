@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from planner_cases import CPU, DEV, GEMMA, GIB, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case, measured
+from planner_cases import CPU, DEV, GEMMA, GIB, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case, measured, with_budget
 
 from compiler.families import FAMILIES
+from compiler.memory import eval_bytes, margin_bytes
 from compiler.plan import plan
 from compiler.rules import RULES_BEFORE, Draft
 from compiler.rules.adapter import kernels_obstacle
@@ -88,6 +89,28 @@ def test_evaluation_never_takes_more_rows_than_training():
     for found in (case(), case(QWEN, CPU), case(micro_batch=2)):
         done = plan(found)
         assert done.decision("eval_batch").value <= done.setup.micro_batch
+
+
+def test_a_small_budget_evaluates_shorter_rows_before_none():
+    """Gemma 2 2B holds 256,000 logits a token in evaluation, where Liger does not fuse them."""
+    rows = replace(measured(t128=9_000, t1024=1_000), eval_max_tokens=1000)
+    lengths, never = [], []
+    for budget in (4, 5, 6, 7.5, 16):
+        asked = {"method": "qlora-4bit", "cross_entropy": "liger", "effective_batch": 16}
+        found = with_budget(case(dataset=rows, **asked), round(budget * GIB))
+        done = plan(found)
+        length, batch = done.decision("eval_sequence_len").value, done.decision("eval_batch").value
+        never.append(done.decision("eval_every").value == "never")
+        if not never[-1] and done.fits:
+            needed = eval_bytes(found.model.architecture, done.setup, found.machine, batch, length)
+            assert (
+                needed + margin_bytes(needed, found.machine) <= found.machine.budget_bytes
+                or needed <= done.memory.total_bytes
+            )
+            lengths.append(length)
+    assert lengths == sorted(lengths) and lengths[-1] == 1024
+    assert lengths[0] < 1024, "a bound below the longest row, rather than no evaluation"
+    assert never == sorted(never, reverse=True)
 
 
 def test_label_smoothing_keeps_whole_logits():

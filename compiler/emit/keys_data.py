@@ -78,6 +78,7 @@ def data(plan: Plan) -> Section:
         decided(plan, "excess_length_strategy", "excess_length"),
         decided(plan, "sample_packing", "sample_packing"),
         decided(plan, "eval_sample_packing", "eval_sample_packing"),
+        *_eval_length(plan),
         *_unused_columns(plan),
         decided(plan, "pad_to_sequence_len", "pad_to_sequence_len"),
         decided(plan, "train_on_inputs", "train_on_inputs"),
@@ -88,6 +89,13 @@ def data(plan: Plan) -> Section:
             Key("dataloader_pin_memory", False, "pinned memory is for copies to a device"),
         ]
     return Section("data", tuple(keys))
+
+
+def _eval_length(plan: Plan) -> list[Key]:
+    """Where held-out rows are shorter than the sequence length: no longer one can come and need more memory."""
+    if not evaluates(plan) or plan.decision("eval_sequence_len").value >= plan.setup.sequence_len:
+        return []
+    return [decided(plan, "eval_sequence_len", "eval_sequence_len")]
 
 
 def _unused_columns(plan: Plan) -> list[Key]:

@@ -1,9 +1,9 @@
 """Peak memory of a training step, as named parts that sum to the total.
 
-    predict_memory(architecture, setup, machine, eval_batch=0) -> Memory      explained, with host RAM
+    predict_memory(architecture, setup, machine, eval_batch=0, eval_length=None) -> Memory    explained, with host RAM
     peak_bytes(architecture, setup, machine) -> int             the same total, cheap
     host_bytes(architecture, setup, machine) -> int             host RAM of the same, cheap
-    eval_bytes(architecture, setup, machine, eval_batch) -> int     of an evaluation during the run
+    eval_bytes(architecture, setup, machine, eval_batch, eval_length=None) -> int      of an evaluation during the run
     merge_part(architecture, setup) -> Part | None              RAM of `axolotl merge-lora`
     verdict(memory, machine) -> (verdict, probability, margin_bytes)
     fit_probability(total_bytes, budget_bytes, machine) -> float

@@ -105,9 +105,13 @@ def total_bytes(live: float, resident: float, loading: float, share: float, mach
     return most + overhead_bytes(most, machine)
 
 
-def eval_bytes(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int) -> int:
-    """Device memory of an evaluation with `eval_batch` full rows at once, overheads included."""
-    tokens, length = eval_batch * setup.sequence_len, setup.sequence_len
+def eval_bytes(
+    architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int, eval_length: int | None = None
+) -> int:
+    """Device memory of an evaluation with `eval_batch` rows at once, overheads included. `eval_length`: tokens of a
+    row; None: the sequence length."""
+    length = eval_length or setup.sequence_len
+    tokens = eval_batch * length
     lines = _eval_lines(architecture, setup, machine.backend == "cpu")
     live = max(one.bytes_at(tokens, length, 0) for one in lines)
     return total_bytes(live, _resident(lines[0]), 0.0, held_share(setup, machine), machine)
@@ -119,10 +123,17 @@ def host_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
     return sum(part.bytes for part in _host_parts(architecture, setup, tokens, machine.backend == "cpu"))
 
 
-def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int = 0) -> Memory:
+def predict_memory(
+    architecture: Architecture,
+    setup: Setup,
+    machine: Machine,
+    eval_batch: int = 0,
+    eval_length: int | None = None,
+) -> Memory:
     """The predicted peak of one device as named parts, of the phase where it is largest; host RAM beside it.
 
-    `eval_batch` rows are evaluated at once during the run; 0: no evaluation. Where loading is the largest phase, the
+    `eval_batch` rows of `eval_length` tokens (None: the sequence length) are evaluated at once during the run; 0: no
+    evaluation. Where loading is the largest phase, the
     parts are those of the step, and what loading took beyond them is the allocator's: it keeps what it was given.
     Raises ValueError for an optimizer or a LoRA target that is not known.
     """
@@ -130,16 +141,17 @@ def predict_memory(architecture: Architecture, setup: Setup, machine: Machine, e
     tokens = setup.micro_batch * length
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
     step, load, resident = moments(architecture, setup, cpu)
-    lines = [(one, one.bytes_at(tokens, length, rows), tokens) for one in step]
+    lines = [(one, one.bytes_at(tokens, length, rows), tokens, length) for one in step]
     if eval_batch:
-        tried = eval_batch * length
-        lines += [(one, one.bytes_at(tried, length, 0), tried) for one in _eval_lines(architecture, setup, cpu)]
-    top, live, counted = max(lines, key=lambda moment: moment[1])
+        row = eval_length or length
+        tried = eval_batch * row
+        lines += [(one, one.bytes_at(tried, row, 0), tried, row) for one in _eval_lines(architecture, setup, cpu)]
+    top, live, counted, held_length = max(lines, key=lambda moment: moment[1])
     size, loading = live + held_share(setup, machine) * (live - resident), load.const
     terms = (*top.terms, _slack(top, resident, setup, machine))
-    parts = _parts(terms, counted, length, rows, round(max(size, loading)), loading - size)
+    parts = _parts(terms, counted, held_length, rows, round(max(size, loading)), loading - size)
     phases: dict[str, int] = {"load": round(loading)}
-    for one, alive, _ in lines:
+    for one, alive, *_ in lines:
         phases[one.phase] = max(phases.get(one.phase, 0), round(alive))
     return Memory(
         parts=(*parts, *overhead_parts(machine)),

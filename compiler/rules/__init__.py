@@ -22,12 +22,10 @@ from compiler.rules.adapter import (
 )
 from compiler.rules.compute import precision, tf32, weights_dtype
 from compiler.rules.draft import Draft
+from compiler.rules.evaluation import eval_batch, eval_every, eval_sample_packing, eval_sequence_len
 from compiler.rules.run import (
     deepspeed,
     early_stopping,
-    eval_batch,
-    eval_every,
-    eval_sample_packing,
     keep_checkpoints,
     logging,
     pad_to_sequence_len,
@@ -105,9 +103,10 @@ RULES_AFTER: tuple[Rule, ...] = (
     max_grad_norm,
     neftune_alpha,
     early_stopping,
-    eval_batch,
+    eval_sequence_len,
+    eval_batch,  # eval_sequence_len
     eval_sample_packing,
-    eval_every,
+    eval_every,  # eval_sequence_len, eval_batch
     save_every,  # eval_every
     keep_checkpoints,
     resume,

@@ -1,42 +1,10 @@
-"""The run around the steps: evaluation, checkpoints, stopping, resuming, logging, launcher."""
+"""The run around the steps: checkpoints, stopping, resuming, logging, launcher."""
 
 from __future__ import annotations
 
-import math
-
-from compiler.memory import eval_bytes, margin_bytes, peak_bytes
 from compiler.rules.draft import Draft, stated
 from compiler.rules.schedule import steps_per_epoch, total_steps
-from compiler.units import format_size
 from compiler.values import Decision
-
-
-def eval_batch(draft: Draft) -> Decision:
-    """As many rows as stay within the peak of training, at most the micro-batch. Evaluation holds whole logits even
-    where training fuses its loss (Liger), and would run out of memory after hours."""
-    case, setup = draft.case, draft.setup
-    architecture, machine, batch = case.model.architecture, case.machine, setup.micro_batch
-    most = peak_bytes(architecture, setup, machine)
-    if eval_bytes(architecture, setup, machine, batch) <= most:
-        why = f"the micro-batch ({batch}): evaluation then never needs more than a training step"
-        return Decision("eval_batch", batch, why, "eval_batch")
-    within = (size for size in range(batch - 1, 0, -1) if eval_bytes(architecture, setup, machine, size) <= most)
-    size = next(within, 1)
-    needed = format_size(eval_bytes(architecture, setup, machine, size))
-    rows = "one row" if size == 1 else f"{size} rows"
-    why = f"evaluation keeps whole logits, which the {setup.cross_entropy} loss does not in training: {rows} at once"
-    return Decision(
-        "eval_batch",
-        size,
-        f"{why} need {needed}, the micro-batch ({batch}) more" if batch > size else f"{why} need {needed}",
-        "eval_batch",
-    )
-
-
-def eval_sample_packing(draft: Draft) -> Decision:
-    return Decision(
-        "eval_sample_packing", False, "every held-out row counts once, whatever its length", "eval_sample_packing"
-    )
 
 
 def pad_to_sequence_len(draft: Draft) -> Decision:
@@ -65,37 +33,6 @@ def early_stopping(draft: Draft) -> Decision:
         "the loss of held-out rows rises before recall does: it is no reason to stop",
         "early_stopping",
     )
-
-
-def eval_every(draft: Draft) -> Decision:
-    """In optimizer steps: twice a pass over the data, at least three times in a run; `never` without held-out rows."""
-    asked = draft.asked("eval_every")
-    if asked == "epoch" and draft.asked("early_stopping"):
-        steps = steps_per_epoch(draft)
-        return stated("eval_every", steps, note=f"one epoch is {steps:,} steps; early stopping wants steps")
-    if asked:
-        return stated("eval_every", asked)
-    if not draft.case.dataset.eval_rows or draft.case.dataset.eval_path is None:
-        return Decision("eval_every", "never", "there are no held-out rows", "eval_every")
-    if not draft.asked("early_stopping") and _evaluation_exceeds(draft):
-        why = "one held-out row with whole logits needs more than the budget; `recipe eval` measures after the run"
-        return Decision("eval_every", "never", why, "eval_every")
-    total = total_steps(draft)
-    steps = max(1, min(math.ceil(steps_per_epoch(draft) / 2), total // 3))
-    return Decision(
-        "eval_every",
-        steps,
-        f"steps between evaluations: {max(1, total // steps)} in the run of {total:,} steps",
-        "eval_every",
-    )
-
-
-def _evaluation_exceeds(draft: Draft) -> bool:
-    """Whether evaluating is what would break the budget: training alone stays within it."""
-    architecture, machine = draft.case.model.architecture, draft.case.machine
-    step = peak_bytes(architecture, draft.setup, machine)
-    needed = eval_bytes(architecture, draft.setup, machine, draft.value("eval_batch"))
-    return needed > step and needed + margin_bytes(needed, machine) > machine.budget_bytes
 
 
 def save_every(draft: Draft) -> Decision:
