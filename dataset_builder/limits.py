@@ -27,8 +27,8 @@ REGAIN = 1 / 16
 """Share of the ceiling that a full round of answers gives back after a decrease, one request at the least."""
 QUEUE_SHARE = 0.25
 """Of the time-out: no request should spend more in the server's queue, or it would be given up while it waits."""
-MIN_TIMEOUT_SECONDS = 10.0
-SLOWEST = 4.0
+MIN_TIMEOUT_SECONDS = 6.0
+SLOWEST = 3.0
 """A request that takes this many times the slowest percentile so far is taken for hung; twice that on its next try."""
 ENOUGH = 50
 """Answers needed before their latencies say anything."""

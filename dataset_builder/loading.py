@@ -12,6 +12,7 @@ import functools
 import gc
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def _imported() -> ModuleType:
     # A server on this machine is never reached through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
-    with warnings.catch_warnings(), _without_collector(), _validators_later(), _tokenizer_later():
+    with warnings.catch_warnings(), _without_collector(), _validators_later(), _tokenizer_later(), _without_extras():
         warnings.simplefilter("ignore")
         import litellm
 
@@ -69,6 +70,18 @@ def _validators_later() -> Iterator[None]:
         yield
     finally:
         BaseModel.model_config.pop("defer_build", None)
+
+
+@contextlib.contextmanager
+def _without_extras() -> Iterator[None]:
+    """As if litellm's optional packages for servers were not installed, which is what `pip install litellm` gives."""
+    absent = [name for name in ("fastapi", "opentelemetry") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # None: importing it raises ModuleNotFoundError
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -135,8 +135,8 @@ def test_patience_follows_the_usual_latency():
     for now in range(60):
         limiter.sent()
         limiter.answered(now, now, 5.0)
-    assert limiter.patience_seconds() == pytest.approx(20.0)
-    assert limiter.patience_seconds(tries=2) == pytest.approx(40.0)
+    assert limiter.patience_seconds() == pytest.approx(15.0)
+    assert limiter.patience_seconds(tries=2) == pytest.approx(30.0)
     assert limiter.patience_seconds(tries=9) == 300
 
 
