@@ -103,6 +103,8 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     silent = sum(verdict == "none" for verdict in pool.judged.values())
     notes += [f"The judge gave no verdict on {silent:,} pairs; they were kept."] if silent else []
     dropped = (*pool.dropped, *pool.repeats, *review.dropped())
+    more = len(review.kept) - pool.wanted
+    notes += [f"{more:,} pairs that people keep are more than dataset.pairs.unique, and left out."] if more > 0 else []
     return Asked(pairs, dropped, sections, path, short, (*notes, *review.notes()), review, pool.judged,
                  tuple(pool.refused.values()))  # fmt: skip
 

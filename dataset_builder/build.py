@@ -304,14 +304,15 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
     """All files, each whole or not at all, the lock last; what is written is read back and must be trainable."""
     from dataset_builder import card, coverage, lengths, places, table
     from dataset_builder.materials import write_whole
-    from dataset_builder.review import records
+    from dataset_builder.review import agreement, records
 
     tokens = lengths.lengths(made.train, tokenizer)
     held = lengths.lengths(made.recall, tokenizer).longest if made.recall else 0
     dropped = (*work.left_out, *asked.dropped, *unwritten, *made.dropped)
     held_out = {row.parent for row in made.transfer}
-    read_by_people = records.records(asked.pairs, held_out, asked.review, asked.refused, asked.judged)
-    notes = (*since, *asked.notes, *(f"Short of the target: {text}." for text in short))
+    found = list(records.records(asked.pairs, held_out, asked.review, asked.refused, asked.judged))
+    agreed = agreement.agreement(found, work.decisions).sentences()
+    notes = (*since, *asked.notes, *agreed, *(f"Short of the target: {text}." for text in short))
     texts = {
         "train.csv": table.csv_text(made.train),
         "eval_recall.csv": table.csv_text(made.recall),
@@ -322,7 +323,7 @@ def _write(dataset: Dataset, place: Place, asked, made, unwritten: Sequence[Drop
         ),
         "evidence.jsonl": places.evidence_text(asked.pairs, work.documents, place.root),
         "dropped.jsonl": "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped),
-        **records.texts(read_by_people),
+        **records.texts(found),
     }
     (place.folder / LOCK).unlink(missing_ok=True)
     for name, text in texts.items():

@@ -34,7 +34,7 @@ class Pool:
     chosen: list[Grounded] = field(default_factory=list)
     """What the dataset is to hold of it: what people keep first, nothing that they rejected."""
     repeats: list[Dropped] = field(default_factory=list)
-    """What repeats a pair that people keep."""
+    """What repeats a pair on which people decided."""
 
     def __post_init__(self) -> None:
         self._choose()
@@ -46,7 +46,6 @@ class Pool:
     def add(self, made: Sequence[Grounded], lost: Sequence[Dropped]) -> None:
         before = {one.pair.id for one in self.pairs}
         new = [one for one in made if one.pair.id not in self.refused]
-        # what repeats a rejected pair does not come in its place
         rejected = {one.pair.id for one in self.review.rejected.values()}
         found, repeats = deduplicated([*self.pairs, *new], rejected, self.on)
         self.dropped += [*lost, *repeats]
@@ -66,7 +65,12 @@ class Pool:
         kept = [own.get(one.pair.id, one) for one in self.review.kept.values()]
         decided = {*self.review.kept, *self.review.rejected}
         open_ones = [one for one in self.pairs if key(one) not in decided]
-        self.chosen, self.repeats = deduplicated([*kept, *open_ones], {one.pair.id for one in kept}, self.on)
+        firm = [*kept, *self.review.rejected.values()]  # what repeats a rejected pair does not come in its place
+        found, repeats = deduplicated([*firm, *open_ones], {one.pair.id for one in firm}, self.on)
+        may = {one.pair.id for one in (*kept, *open_ones)}
+        self.chosen = [one for one in found if one.pair.id in may]
+        asked = {one.pair.question for one in (*kept, *open_ones)}
+        self.repeats = [one for one in repeats if one.item["question"] in asked]
 
 
 def deduplicated(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from reviewed import PAGE, PLACE, built, decide, project, the_records
+from test_refresh import strong
 from tests_scripted import weak
 
 from dataset_builder.problems import BuildProblem
@@ -28,20 +29,23 @@ def card() -> str:
     return (PLACE.folder / "card.md").read_text()
 
 
-def test_what_is_accepted_changes_no_row_and_asks_nothing(tmp_path, monkeypatch):
-    scripted = project(tmp_path, monkeypatch)
+@pytest.mark.parametrize("path", ["answer-first", "schema"])
+@pytest.mark.parametrize("read", [1, 7, 12])
+def test_what_is_accepted_changes_no_row_and_asks_nothing(tmp_path, monkeypatch, path, read):
+    scripted = project(tmp_path, monkeypatch, strong if path == "schema" else weak, path)
     built()
     before, asked = tables(), len(scripted.asked)
-    for record in list(the_records().values())[:7]:
+    for record in list(the_records().values())[-read:]:
         decide(record, "accept")
     assert built().stage == "write", "decisions take part in staleness"
     assert tables() == before and len(scripted.asked) == asked
-    assert "Reviewed by people: 7 accepted, 0 edited, 0 rejected." in card()
+    assert f"Reviewed by people: {read} accepted, 0 edited, 0 rejected." in card()
     assert built().stage == "unchanged"
 
 
-def test_a_rejected_pair_stays_out_with_its_variants_and_another_takes_its_place(tmp_path, monkeypatch):
-    project(tmp_path, monkeypatch)
+@pytest.mark.parametrize("path", ["answer-first", "schema"])
+def test_a_rejected_pair_stays_out_with_its_variants_and_another_takes_its_place(tmp_path, monkeypatch, path):
+    project(tmp_path, monkeypatch, strong if path == "schema" else weak, path)
     built()
     first = the_records()
     (gone, *_) = [one for one in first.values() if one.part == "train"]
@@ -141,8 +145,37 @@ def test_a_pair_that_the_judge_refused_comes_back_when_a_reader_accepts_it(tmp_p
     decide(refused, "accept")
     built(12, **bench)
     assert the_records()[refused.key].part in ("train", "transfer")
+    assert "Judge and people agree on 0 of 1 pairs" in card() and "judge bad, accepted by people: 1)" in card()
     questions = {same(one.found.pair.question) for one in the_records().values() if one.part in ("train", "transfer")}
     assert len(questions) == 12
+
+
+def test_more_kept_pairs_than_asked_for_are_said_and_nothing_else_is_taken(tmp_path, monkeypatch):
+    project(tmp_path, monkeypatch)
+    built(12)
+    ours = {decide(record, "accept") for record in the_records().values()}
+    built(10)
+    assert {one.key for one in the_records().values() if one.part in ("train", "transfer")} < ours
+    assert "2 pairs that people keep are more than dataset.pairs.unique" in card()
+
+
+def test_what_repeats_a_rejected_pair_does_not_come_in_its_place(tmp_path, monkeypatch):
+    """The model finds other words for the same question about the same quote."""
+
+    def reworded(request):
+        text = strong(request)
+        return text.replace("hat is a ", "hat exactly is a ") if request.stage == "pairs" else text
+
+    project(tmp_path, monkeypatch, strong, "schema")
+    built(16)
+    gone = next(one for one in the_records().values() if "what is a blob" in one.found.pair.question)
+    decide(gone, "reject")
+    Path(".cache/ledgers/quay.sqlite").unlink()
+    project(tmp_path, monkeypatch, reworded, "schema")
+    built(16)
+    questions = {one.found.pair.question for one in the_records().values() if one.part in ("train", "transfer")}
+    assert any("what exactly is a token" in question for question in questions)
+    assert not any("exactly is a blob" in question for question in questions)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_decisions_are_on_disk_and_outlive_the_desk(desk, folder):
     again = Desk(folder)
     assert again.card(card["key"]) == told and again.summary()["status"]["edited"] == 1
     assert again.summary()["stale"]
+    assert again.decide(card["key"], "accept", told["seen"]) == told, "what is accepted is what one sees"
     again.decide(card["key"], "none", told["seen"])
     assert again.card(card["key"]) == card and load(folder / FILE) == {} and not again.summary()["stale"]
 

@@ -14,7 +14,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from dataset_builder.problems import BuildProblem
@@ -63,7 +63,15 @@ class Decision:
         """What the decision is about, whatever else of the page changes."""
         return key_of(self.question, self.answer, self.document)
 
+    @cached_property
+    def line(self) -> str:
+        """Of the file, without what is empty anyway. Kept, for each decision writes those of all."""
+        value = {name: getattr(self, name) for name in _FIELDS}
+        value["edited"] = asdict(self.edited) if self.edited else None
+        return json.dumps({name: part for name, part in value.items() if part}, ensure_ascii=False) + "\n"
 
+
+_FIELDS = tuple(field.name for field in fields(Decision))
 Decisions = Mapping[str, Decision]
 """By key."""
 
@@ -103,13 +111,12 @@ def load(path: Path) -> dict[str, Decision]:
 
 
 def _decision(value: dict) -> Decision:
-    names = {field.name for field in fields(Decision)}
-    if unknown := sorted(set(value) - names):
+    if unknown := sorted(set(value) - set(_FIELDS)):
         raise ValueError(f"unknown field {unknown[0]!r}")
     edited = value.get("edited")
     made = Decision(**{**value, "wordings": tuple(value.get("wordings", ())),
                        "edited": Wording(**edited) if edited else None})  # fmt: skip
-    texts = [getattr(made, name) for name in names - {"wordings", "edited"}]
+    texts = [getattr(made, name) for name in _FIELDS if name not in ("wordings", "edited")]
     texts += [*made.wordings, *((made.edited.question, made.edited.answer, made.edited.quote) if made.edited else ())]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a field is no text")
@@ -123,14 +130,7 @@ def _decision(value: dict) -> Decision:
 def text_of(decisions: Decisions) -> str:
     """The file's text; equal decisions give equal bytes."""
     ordered = sorted(decisions.items(), key=lambda item: (item[1].document, item[0]))
-    return "".join(_line(one) for _, one in ordered)
-
-
-@lru_cache(maxsize=1 << 15)
-def _line(one: Decision) -> str:
-    """Without what is empty anyway. Remembered, for each decision writes all of them."""
-    value = {name: part for name, part in asdict(one).items() if part not in (None, "", ())}
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return "".join(one.line for _, one in ordered)
 
 
 def digest_of(decisions: Decisions) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from dataset_builder.table import read_rows
 LOCK = "dataset.lock.json"
 TABLES = {"train.csv": "training", "eval_recall.csv": "recall", "eval_transfer.csv": "transfer"}
 STATUS = {"accept": "accepted", "edit": "edited", "reject": "rejected"}
+STATUSES = ("open", *STATUS.values(), "refused", "retired")
+"""`refused`: by the judge, and nobody has looked at it; it is not in the dataset, so it is not left to read either."""
 MOST_LISTED, MOST_UNDONE, MOST_NOTE_CHARS = 200, 1000, 500
 
 
@@ -88,6 +90,7 @@ class Desk:
         self._seen: object = None
         self._cards: dict[str, Card] = {}
         self._orders: dict[str, list[str]] = {}
+        self._options: dict[str, list[list]] = {}
         self._built_with = ""
         self._digested: tuple[Decisions | None, str] = None, ""
         with self._lock:
@@ -103,11 +106,11 @@ class Desk:
             found = agreement((card.record for card in self._cards.values()), decisions)
             return {
                 "build": digest(str(self._seen)),
-                "status": {name: status[name] for name in ("open", "accepted", "edited", "rejected", "retired")},
+                "status": {name: status[name] for name in STATUSES},
                 "stale": self._digest(decisions) != self._built_with,
                 "elsewhere": sum(key not in self._cards for key in decisions),
                 "undo": len(self._undo),
-                "options": self._options(decisions),
+                "options": self._options,
                 "agreement": {"agreed": found.agreed, "both": found.both, "counts": [
                     [judge, person, count] for (judge, person), count in sorted(found.counts.items())]},
             }  # fmt: skip
@@ -186,6 +189,7 @@ class Desk:
         rows = _rows_by_pair(self.folder)
         cards = [_card(one, near, rows.get(one.found.pair.id, ())) for one in found]
         self._cards = {card.record.key: card for card in cards}
+        self._options = _options(cards)
         self._orders = {
             "risk": [one.record.key for one in sorted(cards, key=lambda one: (-one.risk, one.place, one.record.key))],
             "place": [one.record.key for one in sorted(cards, key=lambda one: (one.place, one.record.key))],
@@ -201,22 +205,13 @@ class Desk:
         return (card for card in self._cards.values() if self._status(card, decisions) != "gone")
 
     def _status(self, card: Card, decisions: Decisions) -> str:
-        """`open`, `accepted`, `edited`, `rejected`, `retired`; `gone`: a decision that retired and was taken back."""
+        """One of STATUSES; `gone`: a decision that retired and was taken back."""
         decision = decisions.get(card.record.key)
         if card.record.part == "retired":
             return "retired" if decision else "gone"
-        return STATUS[decision.verdict] if decision else "open"
-
-    def _options(self, decisions: Decisions) -> dict[str, list[list]]:
-        counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "view", "source", "reason", "part")}
-        for card in self._listed(decisions):
-            record = card.record
-            counts["kind"][record.found.pair.kind] += 1
-            counts["source"][record.found.chunk.origin] += 1
-            counts["part"][record.part] += 1
-            counts["reason"].update(reason.name for reason in card.reasons)
-            counts["view"].update({row.view for _, row in card.rows})
-        return {name: [[value, count] for value, count in sorted(found.items())] for name, found in counts.items()}
+        if decision is None:
+            return "refused" if card.record.part == "refused" else "open"
+        return STATUS[decision.verdict]
 
     def _card(self, key: str) -> Card:
         card = self._cards.get(key)
@@ -259,9 +254,8 @@ class Desk:
             return made
         asked, decisions = same(made.pair.question), self.store.read()
         for other in self._cards.values():
-            if other.record.key == record.key or self._status(other, decisions) in ("rejected", "gone", "retired"):
-                continue
-            if same(_now(other.record, decisions.get(other.record.key)).question) == asked:
+            alive = self._status(other, decisions) in ("open", "accepted", "edited") and other is not card
+            if alive and same(_now(other.record, decisions.get(other.record.key)).question) == asked:
                 return "another pair asks this already"
         return made
 
@@ -275,6 +269,8 @@ class Desk:
             raise Refused("Its passage is no longer in the documents; the decision can only be taken back.")
         if problem := pairs.unreadable(note):
             raise Refused(f"The note {problem}.")
+        if verdict == "accept" and before is not None and before.edited is not None:
+            return before  # what is accepted is what one sees: the edit
         original = _original_grounded(card.record)
         wording = None
         if verdict == "edit":
@@ -288,6 +284,19 @@ class Desk:
         if before is not None:  # it knows more of the pair as it was than the record of an edited one
             return replace(before, verdict=verdict, edited=wording, note=note[:MOST_NOTE_CHARS])
         return decided(original, verdict, wording, note[:MOST_NOTE_CHARS])
+
+
+def _options(cards: Iterable[Card]) -> dict[str, list[list]]:
+    """What the filters can be set to, with counts."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kind", "view", "source", "reason", "part")}
+    for card in cards:
+        record = card.record
+        counts["kind"][record.found.pair.kind] += 1
+        counts["source"][record.found.chunk.origin] += 1
+        counts["part"][record.part] += 1
+        counts["reason"].update(reason.name for reason in card.reasons)
+        counts["view"].update({row.view for _, row in card.rows})
+    return {name: [[value, count] for value, count in sorted(found.items())] for name, found in counts.items()}
 
 
 def _rows_by_pair(folder: Path) -> dict[str, list[tuple[str, Row]]]:

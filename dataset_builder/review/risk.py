@@ -12,8 +12,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from dataset_builder.evidence import project
 from dataset_builder.identifiers import exact_words, words
 from dataset_builder.pairs import CLAIMS
 from dataset_builder.review.records import Record
@@ -23,6 +23,7 @@ THIN_QUOTE, FOREIGN_WORDS = 0.6, 1 / 3
 """Share of the answer's content words in its quote below which, and of the question's outside the passage from which,
 a reader is told."""
 SHORT_QUOTE_CHARS, SHORT_QUOTE_WORDS, LONG_ANSWER_CHARS, NEW_WORDS = 40, 6, 600, 4
+_MARKS = re.compile(r"[*`|#>\[\]]+")
 _HANGING = re.compile(
     r"(?i)^(?:it|this|that|these|those|they|he|she|here|there|however|also|additionally|moreover|then|therefore|"
     r"otherwise|and|but|or|so|in this case|as such|for example|for instance)\b"
@@ -51,7 +52,7 @@ class Near:
 
 
 def _judge(one: Record, _: Near) -> str | None:
-    return f"The judge calls it {one.judge}." if one.judge.startswith("bad") else None
+    return f"The judge calls it {one.judge.rstrip('.')}." if one.judge.startswith("bad") else None
 
 
 def _silent(one: Record, _: Near) -> str | None:
@@ -66,21 +67,27 @@ def _near_quote(one: Record, _: Near) -> str | None:
     return "The model's quote differs from the text in a few letters." if one.found.proof == "near" else None
 
 
+@lru_cache(maxsize=1 << 15)
+def _stems(text: str) -> frozenset[str]:
+    """Content words without Markdown's marks. Kept: an answer is often its quote."""
+    return frozenset(content_stems(_MARKS.sub(" ", text)))
+
+
 def _thin_quote(one: Record, _: Near) -> str | None:
-    said = content_stems(project(one.found.pair.answer)[0])
-    shared = said & content_stems(project(one.found.pair.quote)[0])
+    said = _stems(one.found.pair.answer)
+    shared = said & _stems(one.found.pair.quote)
     few = said and len(shared) < THIN_QUOTE * len(said)
     return f"{100 * len(shared) // len(said)} % of the answer's content words stand in the quote." if few else None
 
 
 def _hanging(one: Record, _: Near) -> str | None:
-    match = _HANGING.match(project(one.found.pair.answer)[0].strip())
+    match = _HANGING.match(_MARKS.sub(" ", one.found.pair.answer).strip())
     return f"The answer begins as if something stood before it: “{match[0]}”." if match else None
 
 
 def _thin_answer(one: Record, _: Near) -> str | None:
     pair = one.found.pair
-    new = content_stems(project(pair.answer)[0]) - content_stems(project(pair.question)[0])
+    new = _stems(pair.answer) - _stems(pair.question)
     new |= exact_words(pair.answer) - exact_words(pair.question)
     return "The answer adds little to its question." if len(new) < NEW_WORDS else None
 
@@ -88,11 +95,11 @@ def _thin_answer(one: Record, _: Near) -> str | None:
 def _foreign(one: Record, _: Near) -> str | None:
     if not one.found.chunk.id:
         return None
-    asked = content_stems(one.found.pair.question)
-    foreign = asked - content_stems(grounds(one.found.chunk))
+    asked, text = _stems(one.found.pair.question), grounds(one.found.chunk).casefold()
+    foreign = {stem for stem in asked if stem not in text}
     if not asked or len(foreign) < FOREIGN_WORDS * len(asked):
         return None
-    named = [word for word in words(one.found.pair.question) if content_stems(word) & foreign]
+    named = [word for word in words(one.found.pair.question) if _stems(word) & foreign]
     return "Words of the question that the passage does not use: " + ", ".join(dict.fromkeys(named)) + "."
 
 
@@ -174,7 +181,7 @@ def near(records: Sequence[Record]) -> Near:
     for one in records:
         passages[one.found.chunk.id or one.key].append(one)
         answers[" ".join(one.found.pair.answer.casefold().split())].append(one)
-    asked = {one.key: content_stems(one.found.pair.question) for one in records}
+    asked = {one.key: _stems(one.found.pair.question) for one in records}
     question: dict[str, Record] = {}
     for mine in passages.values():
         for place, one in enumerate(mine):
@@ -192,6 +199,6 @@ def _overlap(one: Record, other: Record) -> bool:
             and other.found.pair.quote_start < one.found.pair.quote_end)  # fmt: skip
 
 
-def _alike(one: set[str], other: set[str]) -> bool:
+def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
     shared = len(one & other)
     return shared > 0 and 2 * shared >= len(one | other)

@@ -2,8 +2,8 @@
 import { make, plain, showText } from "./show.js";
 
 const $ = (id) => document.getElementById(id);
-const STATUS = {open: "open", accepted: "accepted", edited: "edited", rejected: "rejected", retired: "retired"};
-const SIGN = {open: "", accepted: "✓", edited: "✎", rejected: "✕", retired: "–"};
+const SIGN = {open: "", accepted: "✓", edited: "✎", rejected: "✕", refused: "–", retired: "–"};
+const OPEN = ["open", "refused"];  // what waits for a decision
 const FILTERS = ["text", "status", "order", "reason", "source", "kind", "view", "part"];
 const PARTS = {train: "trained", transfer: "held out", rejected: "rejected before", refused: "refused by the judge",
                retired: "retired decisions"};
@@ -124,9 +124,9 @@ async function step(by) {
 async function advance(from) {
   for (let index = from + 1; ; index++) {
     if (index >= state.items.length && !(await load(false))) break;
-    if (index < state.items.length && state.items[index].status === "open") return open(state.items[index].key);
+    if (index < state.items.length && OPEN.includes(state.items[index].status)) return open(state.items[index].key);
   }
-  const first = state.items.find((item) => item.status === "open");
+  const first = state.items.find((item) => OPEN.includes(item.status));
   if (first) return open(first.key);
   say("Nothing is left to decide in this list.");
   notice("Nothing is left to decide in this list.");
@@ -147,7 +147,7 @@ function show(card) {
   sessionStorage.setItem("key", card.key);
   $("pair").hidden = $("source").hidden = false;
   $("nothing").hidden = true;
-  $("state").textContent = card.status;
+  $("state").textContent = card.status === "refused" ? "refused by the judge" : card.status;
   $("state").className = "badge " + card.status;
   const at = place();
   $("position").textContent = at < 0 ? "" : `${(at + 1).toLocaleString("en")} of ${state.total.toLocaleString("en")}`;
@@ -178,7 +178,7 @@ function show(card) {
   for (const [id, of] of [["accept", "accepted"], ["reject", "rejected"]])
     $(id).setAttribute("aria-pressed", String(card.status === of));
   for (const id of ["accept", "edit", "reject", "reject-why"]) $(id).disabled = card.part === "retired";
-  $("clear").disabled = card.status === "open";
+  $("clear").disabled = OPEN.includes(card.status);
   state.drafts.has(card.key) ? edit() : closeEditor();
   update(card);
   mark();
@@ -209,7 +209,8 @@ function showRows(card) {
   for (const [table, view, question, answer] of card.rows) {
     const name = make("dt"), told = make("dd");
     name.append(make("span", "name", view), table === "training" ? "" : ` (${table})`);
-    const asked = make("p", "", question), said = make("p", "", answer);
+    const asked = make("p", "", question), said = make("div", "text");
+    showText(said, answer);
     asked.dir = said.dir = "auto";
     told.append(asked, said);
     list.append(name, told);
@@ -239,7 +240,7 @@ async function decide(verdict, more = {}) {
     state.drafts.delete(card.key);
     show(card);
     await summary();
-    say(verdict === "none" ? "Taken back." : `${STATUS[card.status]}.`);
+    say(verdict === "none" ? "Taken back." : `${card.status}.`);
     if (verdict !== "none") await advance(at);
   } finally {
     state.busy = false;
@@ -336,8 +337,8 @@ async function summary() {
 }
 
 function options(told) {
-  const status = Object.entries(told.status).filter(([name, count]) => count || name !== "retired");
-  choices($("status"), status, "all");
+  const status = Object.entries(told.status).filter(([name, count]) => count || !["refused", "retired"].includes(name));
+  choices($("status"), status, "all", {refused: "refused by the judge"});
   for (const name of ["reason", "source", "kind", "view", "part"])
     choices($("filters").elements[name], told.options[name], "any", name === "part" ? PARTS : {});
 }
@@ -380,7 +381,7 @@ function alertOf(text) {
 // ---- hands ------------------------------------------------------------------------------------------------------
 
 const KEYS = {
-  a: () => decide("accept"), e: edit, r: () => decide("reject"), R: askWhy, c: () => state.card.status !== "open" && decide("none"),
+  a: () => decide("accept"), e: edit, r: () => decide("reject"), R: askWhy, c: () => !OPEN.includes(state.card.status) && decide("none"),
   u: undo, j: () => step(1), k: () => step(-1), "/": () => reach("text"), f: () => reach("status"),
   s: () => $("passage").focus(), v: () => { $("rows").open = !$("rows").open; }, "?": () => $("help").showModal(),
 };

@@ -46,12 +46,12 @@ export function showText(parent, text, from = -1, to = -1) {
 
 function inline(text, start, end, element, put) {
   let done = start;
-  for (const match of text.slice(start, end).matchAll(/(`+)([^`]|[^`][^]*?[^`])\1(?!`)/g)) {
-    const at = start + match.index, ticks = match[1].length;
+  for (const match of text.slice(start, end).matchAll(/(`+)([^`]|[^`][^]*?[^`])\1(?!`)|\]\([^()\s]*\)/g)) {
+    const at = start + match.index, ticks = match[1] ? match[1].length : 0;
     put(element, done, at);
-    const code = make("code");
-    put(code, at + ticks, at + match[0].length - ticks);
-    element.append(code);
+    const part = ticks ? make("code") : make("span", "target");  // code, or where a link leads: of little interest here
+    put(part, at + ticks, at + match[0].length - ticks);
+    element.append(part);
     done = at + match[0].length;
   }
   put(element, done, end);
@@ -72,12 +72,13 @@ function blocks(text) {
     }
     const opens = /^\s*(```+|~~~+)/.exec(line);
     if (opens) { fence = {mark: opens[1], block: null}; found.push({name: "pre", className: "none", start: end, end}); continue; }
-    const heading = /^\s*#{1,6}\s+/.exec(line);
+    const heading = /^\s*#{1,6}\s+/.exec(line), quoted = /^\s*>[>\s]*/.exec(line);
     if (!line.trim()) found.push({name: "p", className: "none", start: end, end});
     else if (heading) found.push({name: "p", className: "heading", start: start + heading[0].length, end});
+    else if (quoted) found.push({name: "p", className: "quoted", start: start + quoted[0].length, end});
     else if (/^\s*\|/.test(line)) join(found, last, {name: "div", className: "table", start, end});
     else if (/^\s*(?:[-*+]|\d{1,3}[.)])\s/.test(line)) found.push({name: "p", className: "item", start, end});
-    else join(found, last, {name: "p", className: last && last.className === "item" ? "item" : "", start, end});
+    else join(found, last, {name: "p", className: last && last.className === "item" ? "item" : "plain", start, end});
   }
   return found.filter((block) => block.className !== "none");
 }
