@@ -215,6 +215,28 @@ def test_decisions_survive_a_restart_and_an_old_page_says_that_it_is_old(page, f
     assert "1 of 12 read" in page.inner_text("#counts")
 
 
+def test_a_build_follows_the_page_and_the_page_the_build(chromium, tmp_path, monkeypatch, serve):
+    project(tmp_path, monkeypatch, weak)
+    built()
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(serve(PLACE.folder).link)
+    page.wait_for_selector("#pair:not([hidden])")
+    gone = question(page)
+    press(page, "r")
+    assert "not built in yet" in page.inner_text("#counts")
+    built()
+    assert gone not in (PLACE.folder / "train.csv").read_text()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    until(page, lambda: "built anew" in page.inner_text("#notice"))
+    assert "1 of 13 read" in page.inner_text("#counts") and "not built" not in page.inner_text("#counts")
+    page.select_option("#status", "rejected")
+    until(page, lambda: question(page) == gone)
+    press(page, "c")
+    assert page.inner_text("#state") == "open" and "0 of 13 read" in page.inner_text("#counts")
+    context.close()
+
+
 EVIL = (
     "<script>window.pwned=1</script></script><img src=x onerror='window.pwned=1'>\"'><svg onload=window.pwned=1> "
     "javascript:window.pwned=1 {{7*7}} \u202edesrever\u202c \u05e9\u05dc\u05d5\u05dd \U0001f600 a\u2028b \x1b[31m"
