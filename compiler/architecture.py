@@ -6,12 +6,13 @@ classes on the meta device (`tests/test_architecture.py`). What is not understoo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from compiler.families import FAMILIES, Family
+from compiler.quick import dataclass
 
 MAX_SIZE = 2**24
 """No dimension of a real model comes near it; it keeps a typing mistake from becoming a plan."""
@@ -76,7 +77,7 @@ _BIAS_DEFAULTS = {"use_bias": True, "attention_bias": False, "mlp_bias": False}
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """A dense decoder. All sizes are numbers of elements; `linears` describes one layer, the layers are alike."""
 

@@ -7,7 +7,7 @@ moment of the step depends on share what was computed for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import product
 from typing import Any
 
@@ -19,6 +19,7 @@ from compiler.memory.lines import chunk_rows
 from compiler.memory.model import Moments, held_share, moments, total_bytes
 from compiler.memory.shards import Shard, shard
 from compiler.memory.static import static_state
+from compiler.quick import dataclass
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
 from compiler.rules.schedule import effective_batch_for

@@ -1,9 +1,9 @@
 """What a rule of the front door sees and says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from compiler.quick import dataclass
 from compiler.recipe import Recipe
 from compiler.source import KeyPath
 from compiler.values import Machine, Model

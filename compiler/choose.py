@@ -8,13 +8,14 @@ the budget: a larger budget only adds points, so more memory never makes a plan 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from compiler.cells import Batch, Cell, Peaks, cells_of
 from compiler.domain import Domain
 from compiler.memory import host_bytes, margin_bytes, peak_bytes, verdict_of
+from compiler.quick import dataclass
 from compiler.rules.draft import Draft
 from compiler.space import DOMAINS
 from compiler.speed import predict_speed

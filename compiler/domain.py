@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from compiler.quick import dataclass
 from compiler.rules.draft import Draft
 
 

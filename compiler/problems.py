@@ -12,7 +12,8 @@ bug of ours.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from compiler.quick import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ PyYAML's 1.1 rules: `on`, `off`, `yes` and `no` are words, `1e-4` is a number, `
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from compiler.problems import Problem, RecipeProblems
+from compiler.quick import dataclass
 
 MAX_BYTES = 2**20
 MAX_VALUES = 20_000

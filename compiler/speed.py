@@ -17,11 +17,11 @@ Pure and cheap (microseconds): the search calls it for every setup.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 from compiler.architecture import Architecture
 from compiler.facts import rates
+from compiler.quick import dataclass
 from compiler.values import DatasetFacts, Machine, Setup, Speed
 
 

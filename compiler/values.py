@@ -5,8 +5,10 @@ All are frozen; every step returns new ones. Sizes are bytes, times are seconds,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
+
+from compiler.quick import dataclass
 
 if TYPE_CHECKING:  # pydantic is paid for by those who read recipes, not by those who import a value
     from compiler.architecture import Architecture

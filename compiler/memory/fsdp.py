@@ -13,11 +13,10 @@ before its forward and again before its backward:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.architecture import Architecture
 from compiler.memory.shards import Shard
 from compiler.memory.static import DTYPE_BYTES, Static, linear_bytes, optimizer_of
+from compiler.quick import dataclass
 from compiler.values import Setup
 
 NF4_PACKED_BYTES = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from weakref import ref
 
@@ -13,6 +13,7 @@ from compiler.memory.lora_kernels import fused_mlp, fused_projection
 from compiler.memory.operations import FP32, Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
 from compiler.memory.static import autocasts
 from compiler.memory.tape import ZERO, Grads, Moment, Size, Storage, Tape, Tensor, highest
+from compiler.quick import dataclass
 from compiler.values import Setup
 
 RMS_STYLE = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "olmo2": "olmo2"}

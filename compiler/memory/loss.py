@@ -3,7 +3,6 @@ backward."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from compiler.architecture import Architecture
@@ -21,6 +20,7 @@ from compiler.memory.operations import (
 )
 from compiler.memory.static import autocasts
 from compiler.memory.tape import Grads, Size, Storage, Tape, Tensor, highest
+from compiler.quick import dataclass
 from compiler.values import Setup
 
 

@@ -6,9 +6,8 @@ without it (`precision` fp32 and tf32) in the width of their weights, which thei
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.memory.tape import ZERO, Grads, Storage, Tape, Tensor
+from compiler.quick import dataclass
 
 FP32, HALF = 4, 2
 

@@ -8,8 +8,8 @@ slack is the C allocator's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from compiler.quick import dataclass
 from compiler.values import Machine, Memory, Part, Setup
 
 MIB = 2**20

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.architecture import Architecture
 from compiler.memory.static import Static
+from compiler.quick import dataclass
 from compiler.values import Setup
 
 

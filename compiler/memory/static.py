@@ -8,9 +8,8 @@ preparation moves every other 16-bit tensor (the biases) to FP32; adapters are F
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from compiler.architecture import Architecture
+from compiler.quick import dataclass
 from compiler.values import Setup
 
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
