@@ -77,7 +77,7 @@ def plan(root: Path) -> dict[str, float]:
     note("facts")
     order = shuffled(chunks, dataset.seed)
     planned = 0
-    for one in plans_for(order, 0, sections, []):
+    for one in plans_for(order, 0, None, []):
         planned += len(pairs.pairs_request(one, dataset.generator, "json").key) == 64
     note("pairs")
     questions = 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from math import ceil
 from typing import TypeVar
 
@@ -84,7 +85,8 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     path, why = capable.path, capable.why
     if path == "answer-first":
         engine.forget_foreseen()
-    sections = sections() if sections else coverage.items(chunks, on)
+    # what the chunks say takes seconds to find; only what follows the first answers needs it
+    sections = sections or cache(lambda: coverage.items(chunks, on))
     if path != "answer-first":
         if then_views:
             ahead.views_of = lambda one: views_request(engine, one, dataset.pairs.profile, path)
@@ -94,6 +96,7 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
             ahead.views_of = None
     # A model that writes a form well words a question better than a template does.
     by_model = capable.path != "answer-first"
+    sections = sections()
     facts = (one for one in coverage.deal(sections, dataset.seed) if in_shard(one[1].id, *shard))
     _ask_facts(engine, Peekable(_unmentioned(facts, pool.pairs)), pool, by_model, ahead, on)
     pairs = tuple(pool.chosen[: pool.wanted])
@@ -110,8 +113,9 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
 
 
 def _ask_chunks(
-    engine: Engine, path: str, order: Sequence[Chunk], sections: Sections, pool: Pool, ahead: Foresight, on: Runner
-) -> str | None:
+    engine: Engine, path: str, order: Sequence[Chunk], sections: Callable[[], Sections], pool: Pool, ahead: Foresight,
+    on: Runner,
+) -> str | None:  # fmt: skip
     """Chunk after chunk in the given order, a few turns each, until there are enough pairs.
 
     The first chunks are a trial: a model that fails it is asked no further, and what it wrote is dropped, for what
@@ -125,7 +129,7 @@ def _ask_chunks(
             rate = max(0.25, len(pool.pairs) / asked) if asked else LIKELY
             size = ceil((pool.missing if asked else pool.wanted) / rate)
             now, left = left[:size], left[size:]
-            plans = list(plans_for(now, turn, sections, pool.pairs))
+            plans = list(plans_for(now, turn, sections() if turn else None, pool.pairs))
             trial = TRIAL if not asked else 0
             asked += len(now)
             failed = _ask_batch(engine, path, plans, pool, trial, ahead, () if turn else left, on)
@@ -145,9 +149,10 @@ def shuffled(chunks: Sequence[Chunk], seed: int, shard: tuple[int, int] = (1, 1)
 
 
 def plans_for(
-    chunks: Iterable[Chunk], turn: int, sections: Sections, found: Sequence[Grounded]
+    chunks: Iterable[Chunk], turn: int, sections: Sections | None, found: Sequence[Grounded]
 ) -> Iterator[pairs.Plan]:
-    """The requests for chunks in a turn, without those of which a later turn has nothing to ask."""
+    """The requests for chunks in a turn, without those of which a later turn has nothing to ask; the first turn needs
+    no `sections`."""
     known: dict[str, list[Grounded]] = {}
     for one in found if turn else ():
         known.setdefault(one.chunk.id, []).append(one)
