@@ -28,7 +28,7 @@ from dataset_builder.spec import Dataset
 
 NO_ROW_MODULES = frozenset((
     "__init__", "calls", "embedded", "engine", "estimate", "foresight", "ledger", "limits", "loading", "money",
-    "problems", "progress", "runner", "shelf", "spec", "strict", "transport",
+    "on_ray", "problems", "progress", "runner", "shelf", "spec", "strict", "transport",
     "formats", "html_blocks", "html_code", "html_main", "html_meta", "html_tables", "licences", "markdown", "materials",
     "readers", "rst", "scrub",
 ))  # fmt: skip

@@ -179,12 +179,16 @@ class Ledger:
         """Takes over the answers of another machine's ledger; merging twice adds nothing. Returns the answers added."""
         if not Path(other).is_file():
             raise BuildProblem(f"{other}: no such ledger")
+        if self.path.samefile(other):
+            raise BuildProblem(f"{other}: this is the ledger of the build itself; name a copy from another machine")
         Ledger(other).close()  # says what is wrong with it, and finishes its write-ahead log
         with self._lock:
             self._db.execute("ATTACH ? AS other", (str(other),))
             try:
                 query = f"INSERT OR IGNORE INTO answers ({COLUMNS}) SELECT {COLUMNS} FROM other.answers"
                 return self._db.execute(query).rowcount
+            except sqlite3.Error as wrong:
+                raise BuildProblem(f"{self.path}: {other} cannot be added to it: {wrong}; nothing was") from None
             finally:
                 self._db.execute("DETACH other")
 

@@ -166,17 +166,6 @@ def test_until_stops_and_writes_nothing(project, monkeypatch):
     assert not FOLDER.exists()
 
 
-def test_shards_fill_the_ledger_and_the_whole_run_asks_nothing_more(project, monkeypatch):
-    (project / "recipe.yaml").write_text(RECIPE.replace("unique: 12", "unique: 16").replace("total: 50", "total: 60"))
-    scripted = Scripted(monkeypatch, weak)
-    for shard in ("1/2", "2/2"):
-        assert run("--shard", shard).exit_code == 0
-    keys = {request.key for request in scripted.asked}
-    assert not FOLDER.exists()
-    run()
-    assert {request.key for request in scripted.asked} == keys
-
-
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "x", "1/0", "1"])
 def test_a_wrong_shard_is_wrong_usage(project, shard):
     assert run("--shard", shard).exit_code == 2

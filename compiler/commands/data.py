@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -25,8 +26,16 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.option("--estimate", is_flag=True, help="Make a dozen real calls and print what the whole build will take.")
 @click.option("--until", type=click.Choice(STAGES), default="write", help="Stop after this stage.", show_default=True)
 @click.option("--shard", callback=_shard, metavar="I/N", help="Ask only the I-th of N parts; answers go to the ledger.")
+@click.option("--merge", type=click.Path(dir_okay=False), multiple=True, metavar="LEDGER",
+              help="Take over the answers of another machine's ledger first (.cache/ledgers/<recipe>.sqlite); "
+                   "may be repeated.")
+@click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True,
+              help="Where reading, chunking, checking and comparing run; ray: on all cores, or the cluster of "
+                   "RAY_ADDRESS.")
 @reporting()
-def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int]) -> None:
+def command(
+    recipe: str, estimate: bool, until: str, shard: tuple[int, int], merge: tuple[str, ...], on: str
+) -> None:
     """Turn the recipe's sources into generated/<recipe>/dataset/train.csv and its evaluation tables.
 
     Example: recipe data recipes/quickstart.yaml
@@ -39,15 +48,37 @@ def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int]) -> 
     if parsed.dataset is None:
         raise WorldProblem(f"{recipe} has no dataset: there is nothing to build", fix="add `dataset:` with its sources")
     place = Place(Path(), parsed.name)
+    if merge:
+        _merge(place.ledger, merge)
     report = report_to()
     try:
         if estimate:
             _estimate(parsed.dataset, place, report)
             return
-        result = build(parsed.dataset, place, report, until, _tokenizer(parsed.base_model), shard)
+        with _runner(on) as runner:
+            result = build(parsed.dataset, place, report, until, _tokenizer(parsed.base_model), shard, runner)
     finally:
         report.close()
     _tell(result, place)
+
+
+def _runner(on: str):
+    """Where functions over rows run."""
+    if on == "here":
+        from dataset_builder.runner import HERE
+
+        return nullcontext(HERE)
+    from dataset_builder.on_ray import OnRay
+
+    return OnRay()
+
+
+def _merge(into: Path, others: tuple[str, ...]) -> None:
+    from dataset_builder.ledger import Ledger
+
+    with Ledger(into) as ledger:
+        for other in others:
+            click.echo(f"{other}: {ledger.merge(other):,} answers added")
 
 
 def _estimate(dataset, place, report) -> None:
