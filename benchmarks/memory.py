@@ -3,8 +3,8 @@
 The documents are synthetic: sections of about 200 characters of a made-up product's manual, each with an option and
 figures of its own, written to a temporary folder first, which is not counted. Then the builder's own code runs in a
 fresh process: the `files` source with its copies in raw-materials, chunks, facts and names of all sections, and for
-both ways of asking every request with its key, which is what is looked up in the ledger. No model is called. litellm is
-loaded, as in a build. Seconds are processor time.
+both ways of asking every request with its key, which is what is looked up in the ledger; last coverage.md as text and
+what views need to know of the corpus. No model is called. litellm is loaded, as in a build. Seconds are processor time.
 
     python benchmarks/memory.py [CHUNKS ...]        10,000 100,000 1,000,000
 """
@@ -51,7 +51,7 @@ def write_documents(folder: Path, chunks: int) -> None:
 
 def plan(root: Path) -> dict[str, float]:
     """Plans everything; counts, seconds of each part, and the peak in MiB after it."""
-    from dataset_builder import answer_first, coverage, pairs
+    from dataset_builder import answer_first, coverage, pairs, views
     from dataset_builder.ask import plans_for, shuffled
     from dataset_builder.build import Place, chunks_of, read
     from dataset_builder.engine import warm
@@ -85,7 +85,11 @@ def plan(root: Path) -> dict[str, float]:
         wording = answer_first.Wording(fact, chunk)
         questions += len(answer_first.request(wording, dataset.generator).key) == 64
     note("questions")
-    return {"documents": len(documents), "chunks": len(chunks), "facts": sections.facts, "sections": len(sections),
+    size = len(coverage.coverage_text(sections, [], [], dataset.pairs.unique, dataset.seed))
+    known = views.corpus(chunks, folder=place.cache)
+    absent = sum(not known.holds(f"cache-{number:x}-mode") for number in range(100))
+    note("coverage_and_corpus")
+    return {"coverage_characters": size, "absent_names": absent, "documents": len(documents), "chunks": len(chunks), "facts": sections.facts, "sections": len(sections),
             "pair_requests": planned, "question_requests": questions, **figures}  # fmt: skip
 
 
@@ -99,7 +103,7 @@ def main() -> None:
             done = subprocess.run([sys.executable, __file__, "--in", folder], stdout=subprocess.PIPE, check=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         seconds = sum(value for name, value in figures.items() if name.endswith("_s"))
-        peak = figures["questions_mib"]
+        peak = figures["coverage_and_corpus_mib"]
         print(f"{figures['chunks']:,} chunks: {peak} MiB at most, {seconds:.0f} s", figures, flush=True)
 
 

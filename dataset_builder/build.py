@@ -154,7 +154,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
             return Result("split", counts, asked.short)
         written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
         spent = ledger.totals()
-    known = views.corpus(work.chunks)
+    known = views.corpus(work.chunks, on, place.cache)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
     made = variants.with_existing(made, work.existing)
     split.check(made.train, made.recall, made.transfer)

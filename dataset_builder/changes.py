@@ -89,7 +89,8 @@ def _pairs(old: Mapping[PairKey, str] | None, new: Mapping[PairKey, str], docume
     if old is None:
         return "the former tables are not there, so pairs cannot be compared."
     gone = old.keys() - new.keys()
-    texts = {address(one.origin): one.markdown for one in documents}
+    wanted = {key[2] for key in gone}
+    texts = {address(one.origin): one.markdown for one in documents if address(one.origin) in wanted}
     vanished = sum(old[key] not in texts.get(key[2], "") for key in gone)
     why = f" ({vanished:,} because their quote is no longer there)" if vanished else ""
     kept, fresh = len(old.keys() & new.keys()), len(new.keys() - old.keys())

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 from dataset_builder import names
@@ -63,19 +64,18 @@ def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequen
 
 
 def _sections(sections: Sections, done: Counter[str], dropped: Sequence[Dropped], reached: bool,
-              share: Mapping[str, int]) -> list[str]:  # fmt: skip
+              share: Mapping[str, int]) -> Iterator[str]:  # fmt: skip
     """Every section with its share, and why it has fewer pairs than that."""
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for one in dropped:
         if "source" in one.item and "section" in one.item:
             reasons[f"{address(one.item['source'])}: {one.item['section']}"][one.reason.split(":")[0]] += 1
-    lines = ["## Sections", "", "A section's share is its part of the pairs asked for, dealt in turns.", "",
-             "| section | facts found | share | pairs | why fewer |", "|---|---:|---:|---:|---|"]  # fmt: skip
+    yield from ("## Sections", "", "A section's share is its part of the pairs asked for, dealt in turns.", "",
+                "| section | facts found | share | pairs | why fewer |", "|---|---:|---:|---:|---|")  # fmt: skip
     for name, facts in sections.sizes():
         fewer = done[name] < max(1, share[name])
         why = _why(facts, share[name], reasons.get(name, Counter()), reached) if fewer else ""
-        lines.append(f"| {_cell(name)} | {facts} | {share[name]} | {done[name]} | {_cell(why)} |")
-    return lines
+        yield f"| {_cell(name)} | {facts} | {share[name]} | {done[name]} | {_cell(why)} |"
 
 
 def _why(facts: int, share: int, reasons: Counter[str], reached: bool) -> str:
@@ -88,25 +88,23 @@ def _why(facts: int, share: int, reasons: Counter[str], reached: bool) -> str:
     return "enough pairs came from other sections before its turn" if reached else "what is left repeats other pairs"
 
 
-def _names(sections: Sections, pairs: Sequence[Grounded]) -> list[str]:
+def _names(sections: Sections, pairs: Sequence[Grounded]) -> Iterator[str]:
     """What the documents name, by kind, and the names that no pair of their document mentions."""
     mentions = names.Mentions(pairs)
     defined, mentioned = Counter(), Counter()
-    missing: dict[str, list[str]] = {}
-    for section, name, document_id in sections.names():
+    for _, name, document_id in sections.names():
         defined[name.kind] += 1
-        if mentions.of(name, document_id):
-            mentioned[name.kind] += 1
-        else:
-            missing.setdefault(section, []).append(name.text)
+        mentioned[name.kind] += mentions.of(name, document_id)
     if not defined:
-        return []
-    lines = ["| names | found | mentioned in a pair |", "|---|---:|---:|"]
-    lines += [f"| {kind} | {defined[kind]} | {mentioned[kind]} |" for kind in names.KINDS if defined[kind]]
-    if missing:
-        lines += ["", "## Names that no pair mentions", "", "| section | names |", "|---|---|"]
-        lines += [f"| {_cell(section)} | {_listed(missing[section])} |" for section in sorted(missing)]
-    return [*lines, ""]
+        return
+    yield from ("| names | found | mentioned in a pair |", "|---|---:|---:|")
+    yield from (f"| {kind} | {defined[kind]} | {mentioned[kind]} |" for kind in names.KINDS if defined[kind])
+    if defined != mentioned:
+        yield from ("", "## Names that no pair mentions", "", "| section | names |", "|---|---|")
+    for section, mine in groupby(sections.names(), key=itemgetter(0)):  # anew: they may be millions
+        if missing := [name.text for _, name, document_id in mine if not mentions.of(name, document_id)]:
+            yield f"| {_cell(section)} | {_listed(missing)} |"
+    yield ""
 
 
 def _listed(found: Sequence[str]) -> str:

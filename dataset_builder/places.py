@@ -19,7 +19,8 @@ def evidence_text(pairs: Sequence[Grounded], documents: Iterable[Document], root
 
     Raises ValueError where a document does not hold a quote at its offsets: that is a fault of ours, and no evidence.
     """
-    by_id = {one.id: one for one in documents}
+    wanted = {one.chunk.document_id for one in pairs}
+    by_id = {one.id: one for one in documents if one.id in wanted}
     originals: dict[str, str | None] = {}
     lines = []
     for one in pairs:

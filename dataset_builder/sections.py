@@ -107,7 +107,7 @@ class Sections(Mapping[str, Sequence[tuple[Fact, Chunk]]]):
 
     def __init__(self, chunks: Sequence[Chunk], on: Runner = HERE, folder: Path | None = None) -> None:
         self._chunks = chunks
-        self._db = _database(folder)
+        self._db = temporary_database(folder)
         self._db.executescript(TABLES)
         self._db.execute("BEGIN")
         for number, one in enumerate(on.map(said, chunks)):
@@ -188,7 +188,7 @@ def _settled(fact: Fact, chunk: Chunk, everywhere: int, in_place: int) -> tuple[
     return replace(fact, question=placed(fact, chunk) if tells else ""), chunk
 
 
-def _database(folder: Path | None) -> sqlite3.Connection:
+def temporary_database(folder: Path | None) -> sqlite3.Connection:
     """An SQLite file that has no name once it is open, so that it is gone with the process."""
     try:
         if folder is not None:

@@ -237,7 +237,7 @@ def _absent(grounded: Grounded, known: Corpus, turn: int) -> tuple[str, str] | N
     joint = "-" if real.startswith("-") or ("-" in real and "_" not in real) else "_"
     made = real + joint + (tail.upper() if real.isupper() else tail)
     low = made.casefold()
-    if any(low in word for word in known.exact):
+    if known.holds(low):
         return None
     asks = ("What does `{x}` do?", "What is the default of `{x}`?", "How do I set `{x}`?")[turn]
     return asks.format(x=made), f"The documentation does not mention `{made}`. It does describe `{real}`."

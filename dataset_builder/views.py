@@ -11,12 +11,14 @@ trained in one direction only is not known in the other (reversal curse, arXiv 2
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from dataset_builder.corpus import Corpus
 from dataset_builder.facts import topic
 from dataset_builder.identifiers import exact_words, words
-from dataset_builder.rows import Grounded, digest
+from dataset_builder.rows import Chunk, Grounded, digest
+from dataset_builder.runner import HERE, Runner
 from dataset_builder.sentences import VERBS, clean
 from dataset_builder.wording import content_stems
 
@@ -29,28 +31,9 @@ View = tuple[str, str, str]
 """(name, question, answer)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """What views need to know of the whole corpus."""
-
-    names: tuple[str, ...]
-    """Code-marked names (`` `lora_r` ``) of all facts, sorted: the wrong values of false statements."""
-    exact: frozenset[str]
-    """All exact words of all chunks."""
-    documents_of: Mapping[str, frozenset[str]]
-    """Code-marked name -> documents that hold it."""
-
-
-def corpus(chunks: Iterable) -> Corpus:
-    exact: set[str] = set()
-    documents: dict[str, set[str]] = {}
-    for chunk in chunks:
-        exact |= exact_words(chunk.text)
-        for name in set(re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", chunk.text)):
-            documents.setdefault(name, set()).add(chunk.document_id)
-    return Corpus(
-        tuple(sorted(documents)), frozenset(exact), {name: frozenset(found) for name, found in documents.items()}
-    )
+def corpus(chunks: Sequence[Chunk], on: Runner = HERE, folder: Path | None = None) -> Corpus:
+    """What all views need to know; `folder`: where it may lie for the time of the build."""
+    return Corpus(chunks, on, folder)
 
 
 def all_views(grounded: Grounded, known: Corpus) -> list[View]:
@@ -200,13 +183,12 @@ def true_false(grounded: Grounded, known: Corpus) -> Iterator[View]:
 def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
     """The sentence with a name or a number that makes it wrong: another name of the same document, or a number that
     is not in the chunk."""
-    names = [name for name in re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", answer) if name in known.documents_of]
+    names = [name for name in re.findall(r"(?<!`)`([^`\s]{3,40})`(?!`)", answer) if known.names(name)]
     if names and answer.count(names[0]) == 1:
         others = [
             name
-            for name in known.names
-            if grounded.chunk.document_id in known.documents_of[name]
-            and _shape(name) == _shape(names[0])
+            for name in known.names_in(grounded.chunk.document_id)
+            if _shape(name) == _shape(names[0])
             and name not in answer
             and name not in grounded.pair.quote
             and name.casefold() not in {"none", "true", "false", "auto", "null"}
