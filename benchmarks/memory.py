@@ -85,12 +85,14 @@ def plan(root: Path) -> dict[str, float]:
         wording = answer_first.Wording(fact, chunk)
         questions += len(answer_first.request(wording, dataset.generator).key) == 64
     note("questions")
-    size = len(coverage.coverage_text(sections, [], [], dataset.pairs.unique, dataset.seed))
+    lines = sum(1 for _ in coverage.coverage_text(sections, [], [], dataset.pairs.unique, dataset.seed))
     known = views.corpus(chunks, folder=place.cache)
     absent = sum(not known.holds(f"cache-{number:x}-mode") for number in range(100))
     note("coverage_and_corpus")
-    return {"coverage_characters": size, "absent_names": absent, "documents": len(documents), "chunks": len(chunks), "facts": sections.facts, "sections": len(sections),
-            "pair_requests": planned, "question_requests": questions, **figures}  # fmt: skip
+    counts = {"documents": len(documents), "chunks": len(chunks), "facts": sections.facts, "sections": len(sections),
+              "pair_requests": planned, "question_requests": questions, "lines_of_coverage": lines,
+              "absent_names": absent}  # fmt: skip
+    return counts | figures
 
 
 def main() -> None:

@@ -40,27 +40,22 @@ def shares(sections: Sections, wanted: int, seed: int) -> Counter[str]:
 
 
 def coverage_text(sections: Sections, pairs: Sequence[Grounded], dropped: Sequence[Dropped], wanted: int,
-                  seed: int = 0) -> str:  # fmt: skip
+                  seed: int = 0) -> Iterator[str]:  # fmt: skip
     """coverage.md: what the documents define and what was asked, by kind, name and section, and why the rest stayed
-    out. `wanted`: the unique pairs that were asked for."""
+    out, line by line. `wanted`: the unique pairs that were asked for."""
     done = Counter(section_name(pair.chunk) for pair in pairs)
     found = sections.kinds()
     asked = Counter(pair.pair.kind for pair in pairs)
     covered = sum(name in sections for name in done)
     kinds = [kind for kind in (*ORDER, *sorted(set(asked) - set(ORDER))) if found[kind] or asked[kind]]
-    lines = [
-        "# Coverage",
-        "",
-        f"{covered} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.",
-        "",
-        "| what the documents say | found | asked |",
-        "|---|---:|---:|",
-        *(f"| {kind} | {found[kind]} | {asked[kind]} |" for kind in kinds),
-        "",
-        *_names(sections, pairs),
-        *_sections(sections, done, dropped, len(pairs) >= wanted, shares(sections, wanted, seed)),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+    yield from ("# Coverage\n", "\n")
+    yield f"{covered} of {len(sections)} sections have at least one pair; {len(pairs)} pairs in all.\n"
+    yield from ("\n", "| what the documents say | found | asked |\n", "|---|---:|---:|\n")
+    yield from (f"| {kind} | {found[kind]} | {asked[kind]} |\n" for kind in kinds)
+    yield "\n"
+    yield from (f"{line}\n" for line in _names(sections, pairs))
+    reached, share = len(pairs) >= wanted, shares(sections, wanted, seed)
+    yield from (f"{line}\n" for line in _sections(sections, done, dropped, reached, share))
 
 
 def _sections(sections: Sections, done: Counter[str], dropped: Sequence[Dropped], reached: bool,

@@ -8,11 +8,12 @@ made from.
 lock is written last.
 """
 
+import filecmp
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -280,24 +281,31 @@ def _indented(text: str, blanks: int) -> list[str]:
     return [f"{' ' * blanks}{line}" for line in text.splitlines(keepends=True)]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text to `path` whole or not at all; an unchanged file is not touched."""
-    write_bytes_whole(path, text.encode())
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write UTF-8 text to `path`, or the pieces of one, whole or not at all; an unchanged file is not touched."""
+    _write_whole(path, [text.encode()] if isinstance(text, str) else (piece.encode() for piece in text))
 
 
 def write_bytes_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all; an unchanged file is not touched. Raises BuildProblem where the disk
     refuses."""
+    _write_whole(path, [data])
+
+
+def _write_whole(path: Path, pieces: Iterable[bytes]) -> None:
     try:
-        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        if isinstance(pieces, list) and path.is_file() and path.read_bytes() == b"".join(pieces):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
+                stream.writelines(pieces)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+                os.unlink(temporary)
+                return
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:

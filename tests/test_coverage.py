@@ -35,7 +35,7 @@ def test_what_stays_out_is_named_with_its_reason():
     ((fact, chunk_), *_) = found["long.md: Long"]
     one = Grounded(Pair("1", chunk_.id, fact.question, fact.answer, "q", 0, 1, fact.kind), chunk_)
     dropped = Dropped("questions", "not one question: 'Hm'", {"source": "short.md", "section": "Short"})
-    text = coverage_text(found, [one], [dropped], 3)
+    text = "".join(coverage_text(found, [one], [dropped], 3))
     assert section_name(chunk_) == "long.md: Long"
     assert "1 of 3 sections have at least one pair" in text
     assert "| definition | 10 | 1 |" in text
@@ -48,7 +48,7 @@ def test_every_section_has_its_share_or_a_reason():
     found = sections()
     assert shares(found, 3, 0) == {"long.md: Long": 2, "short.md: Short": 1}
     assert shares(found, 1000, 0).total() == 10
-    for line in coverage_text(found, [], [], 3).splitlines():
+    for line in "".join(coverage_text(found, [], [], 3)).splitlines():
         if line.startswith("| ") and ".md: " in line:
             assert line.rstrip(" |").split("| ")[-1].strip()[:1].isalpha(), line
 
@@ -78,7 +78,7 @@ def test_names_that_no_pair_mentions_are_listed_and_the_others_are_not():
     (one,) = chunk(document("tool.md", "Tool", NAMED), 400)
     answer = "Set `lora_r`, pass `--bf16`; torch.xpu.empty_cache() frees memory, not --ipexx."
     pair = Grounded(Pair("1", one.id, "What is the beam width?", answer, "q", 0, 1), one)
-    text = coverage_text(items([one]), [pair], [], 1)
+    text = "".join(coverage_text(items([one]), [pair], [], 1))
     (line,) = [line for line in text.splitlines() if "--ipex" in line]
     assert "`--ipex`, `IPEX_TILE_AS_DEVICE`, `RuntimeError: Native API failed with code -5`" in line
     assert not any(name in line for name in ("lora_r", "bf16", "empty_cache", "beam width"))
