@@ -190,7 +190,7 @@ class Memory:
 
     parts: tuple[Part, ...]
     peak_phase: str
-    """`load`, `loss`, `layer`, `backward`, `optimizer`, `eval`."""
+    """`load`, `gather`, `loss`, `layer`, `backward`, `optimizer`, `eval`."""
     phases: tuple[tuple[str, int], ...]
     """(phase, live tensor bytes) of every phase, for `recipe verify`."""
     host_parts: tuple[Part, ...] = ()

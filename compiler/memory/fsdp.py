@@ -14,6 +14,7 @@ before its forward and again before its backward:
 from __future__ import annotations
 
 from compiler.architecture import Architecture
+from compiler.memory.lines import Term
 from compiler.memory.shards import Shard
 from compiler.memory.static import DTYPE_BYTES, Static, linear_bytes, optimizer_of
 from compiler.quick import dataclass
@@ -88,12 +89,10 @@ def fsdp_shard(architecture: Architecture, setup: Setup, static: Static) -> Shar
     trained = shards if full else 4.0 * found.adapter_shard
     states = trained * (static.states / static.gradients if static.gradients else 0.0)
     adapters = 0.0 if full else trained
-    buffers = found.root + (layers if setup.fsdp == "shard_grad_op" else 2) * found.layer
     weights, gradients, copies = shards + found.replicated, trained, trained * optimizer_of(setup).copies
     host_states = host_weights = 0.0
     how = f"FSDP2 over {ranks} devices ({setup.fsdp})"
     if setup.offload == "params":
-        buffers += 2 * found.layer_shard  # shards on their way from host RAM
         host_states, host_weights = ranks * (states + gradients + copies), ranks * (shards + adapters)
         weights, adapters, gradients, states, copies = found.replicated, 0.0, 0.0, 0.0, 0.0
         how += ", shards in host RAM"
@@ -103,10 +102,60 @@ def fsdp_shard(architecture: Architecture, setup: Setup, static: Static) -> Shar
         gradients,
         states,
         copies,
-        buffers,
-        2 * found.layer if full else 0.0,
-        found.root if full else 0.0,
-        host_states,
-        host_weights,
-        how,
+        layer=found.layer,
+        root=found.root,
+        root_shard=found.root_shard,
+        host_states=host_states,
+        host_weights=host_weights,
+        how=how,
     )
+
+
+def gathered(
+    architecture: Architecture, setup: Setup, rank: Shard, roots: float, layers: float, forward_done: bool = True
+) -> tuple[Term, ...]:
+    """What is gathered at a moment: `roots` times embeddings and head, `layers` times a layer (flat buffers count like
+    weights). Nothing without FSDP. `forward_done`: `shard_grad_op` has gathered all and dropped nothing."""
+    if setup.fsdp == "none":
+        return ()
+    if setup.fsdp == "shard_grad_op" and forward_done:
+        roots, layers = 1, layers + architecture.num_layers - 1
+    words = f"gathered weights and the flat buffers of their gathers: embeddings and head x {roots:g}"
+    size = roots * rank.root + layers * rank.layer
+    if setup.lora_kernels and forward_done:  # axolotl/kernels/lora.py gathers the factors and never drops them
+        size += 2.0 * architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
+    if setup.offload == "params":
+        size += rank.layer / max(1, setup.devices)  # the shard on its way from host RAM
+    return (Term("fsdp_buffers", f"{words}, a layer x {layers:g}; {rank.how}", size),)
+
+
+def whole_gradients(setup: Setup, rank: Shard, tables: float, layers: float) -> tuple[Term, ...]:
+    """Full fine-tuning: gradients that are whole until they are reduced, and the flat buffer for it, in tables
+    (embeddings and head) and layers."""
+    if setup.fsdp == "none" or setup.method != "full":
+        return ()
+    words = f"whole gradients and the flat buffer that reduces them: embeddings and head x {tables:g}"
+    size = tables * rank.root + layers * rank.layer
+    return (Term("unreduced_gradients", f"{words}, a layer x {layers:g}", size),)
+
+
+def beside_layers(architecture: Architecture, setup: Setup, rank: Shard) -> tuple[tuple[Term, ...], ...]:
+    """During the backward of the last and of the first layer: the layer's weights; in full fine-tuning the next
+    gather's buffer (adapters gather between layers) and the buffer in which the previous layer's gradients are
+    reduced. Nothing without FSDP."""
+    layers = 2 if setup.method == "full" else 1
+    reduced = whole_gradients(setup, rank, 0, 1)
+    kept = setup.lora_kernels  # the factors that they gathered stay; layers are dropped one by one
+    return tuple((*gathered(architecture, setup, rank, 1, layers, one), *reduced) for one in (True, kept))
+
+
+def root_tail(architecture: Architecture, setup: Setup, rank: Shard, gradients: Term) -> tuple[Term, ...]:
+    """At the end of backward: tied, the head's gradient, the embedding's and their sum are whole; the first layer's
+    buffer is still there, and the root has no shard of its gradients yet, but of earlier micro-steps."""
+    if setup.fsdp == "none":
+        return ()
+    earlier = setup.gradient_accumulation > 1 or setup.offload == "params"
+    share = 1.0 if earlier else 1.0 - rank.root_shard / rank.weights
+    there = Term("gradients", gradients.how, share * gradients.const)
+    whole = whole_gradients(setup, rank, 3 if architecture.tie_word_embeddings else 1, 1)
+    return (there, *gathered(architecture, setup, rank, 1, 0, False), *whole)

@@ -41,6 +41,8 @@ class LayerKey:
     autocast: bool
     fp16: bool
     double_quant: bool
+    ranks: int
+    """FSDP over so many; 0: none."""
 
     @property
     def full(self) -> bool:
@@ -105,6 +107,7 @@ def layer_key(
         autocast=autocasts(setup),
         fp16=setup.weights_dtype == "fp16",
         double_quant=setup.double_quant,
+        ranks=0 if setup.fsdp == "none" else setup.devices,
     )
 
 
@@ -240,6 +243,7 @@ def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
         key.full,
         key.weight_width,
         key.double_quant,
+        key.ranks,
         key.fp16,
     )
 

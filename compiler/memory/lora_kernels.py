@@ -17,9 +17,10 @@ def _width(tape: Tape, x: Tensor) -> int:
     return HALF if tape.autocast else x.width
 
 
-def _copied(width: int) -> int:
-    """Bytes of an element of a factor's copy: none where the kernels compute in FP32, as the factors are."""
-    return 0 if width == FP32 else width
+def _copied(width: int, kind: Adapter) -> int:
+    """Bytes of an element of a factor's copy: none where the kernels compute in FP32, as the factors are, and none
+    under FSDP, whose gathered factors are in two bytes already."""
+    return 0 if width == FP32 or kind.ranks else width
 
 
 def _matmul(tape: Tape, inputs: float, outputs: float, kind: Adapter, width: int) -> Storage:
@@ -27,7 +28,7 @@ def _matmul(tape: Tape, inputs: float, outputs: float, kind: Adapter, width: int
     weight = _weight(tape, kind, inputs * outputs)
     out = tape.bytes_(width * outputs)
     del weight
-    factors = tape.bytes_(const=_copied(width) * kind.rank * (inputs + outputs))
+    factors = tape.bytes_(const=_copied(width, kind) * kind.rank * (inputs + outputs))
     low = tape.bytes_(width * kind.rank)
     del factors, low
     return out
@@ -51,7 +52,7 @@ def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -
     """`LoRA_QKV` (three outputs) or `LoRA_O` (one): the input and copies of the factors are saved."""
     inputs, width = x.elements, _width(tape, x)
     results = [_matmul(tape, inputs, size, kind, width) for size in outputs]
-    copies = tape.bytes_(const=_copied(width) * kind.rank * sum(inputs + size for size in outputs))
+    copies = tape.bytes_(const=_copied(width, kind) * kind.rank * sum(inputs + size for size in outputs))
     incoming: list[Storage] = []
 
     def hold(grad: list[Storage]) -> Grads:
@@ -70,7 +71,7 @@ def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -
             del weight
         low.clear()
         incoming.clear()
-        _hand_over(tape, made, width)
+        _hand_over(tape, made, FP32 if kind.ranks else width)  # FSDP reduces them later
         return result
 
     function = tape.make(results[0], 0, width, (x,), (x.storage, copies), backward)
@@ -85,7 +86,7 @@ def fused_mlp(tape: Tape, x: Tensor, mlp: int, kind: Adapter) -> Tensor:
     gate, up = (_matmul(tape, hidden, mlp, kind, width) for _ in range(2))
     active = tape.bytes_(width * mlp)
     out = _matmul(tape, mlp, hidden, kind, width)
-    copies = tape.bytes_(const=3 * _copied(width) * kind.rank * (hidden + mlp))
+    copies = tape.bytes_(const=3 * _copied(width, kind) * kind.rank * (hidden + mlp))
     del active
 
     def backward(grad: list[Storage]) -> Grads:
@@ -101,7 +102,7 @@ def fused_mlp(tape: Tape, x: Tensor, mlp: int, kind: Adapter) -> Tensor:
         weight = _weight(tape, kind, hidden * mlp)
         del weight, grad_down
         grad.clear()
-        _hand_over(tape, made, width)
+        _hand_over(tape, made, FP32 if kind.ranks else width)  # FSDP reduces them later
         return (result,)
 
     return tape.make(out, hidden, width, (x,), (x.storage, gate, up, copies), backward)

@@ -33,12 +33,14 @@ class LossCost:
     """Two-byte copy of an FP32 head that autocast makes and keeps until forward ends."""
     logit_bytes: int
     """Bytes of a logit."""
+    held: Size
+    """Live when forward has ended and backward has not begun."""
 
 
 def loss_cost(architecture: Architecture, setup: Setup, stream_width: int, head_width: int) -> LossCost:
     trains_head = setup.method == "full" or setup.train_embeddings
-    full, autocast = setup.method == "full", autocasts(setup)
-    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, full, autocast)
+    full, autocast, copied = setup.method == "full", autocasts(setup), setup.fsdp == "none"
+    return _cost(architecture, setup.cross_entropy, stream_width, head_width, trains_head, full, autocast, copied)
 
 
 @lru_cache(maxsize=1024)
@@ -50,6 +52,7 @@ def _cost(
     trains_head: bool,
     full: bool,
     autocast: bool,
+    copied: bool,
 ) -> LossCost:
     tape = Tape(autocast=autocast)
     hidden = tape.leaf(a.hidden_size, stream_width)
@@ -58,12 +61,14 @@ def _cost(
     run = {"standard": _standard, "chunked": _chunked, "liger": _liger, "cut": _cut}[cross_entropy]
     loss, logits = run(tape, hidden, a, head_width, trains_head)
     del hidden
-    _returned(tape, logits)
+    if copied:
+        _returned(tape, logits)
     del logits
+    held = tape.live
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if autocast and head_width == FP32 else 0
     width = HALF if autocast else head_width
-    return LossCost(_moments(tape, cross_entropy), tape.gradients, float(copy), width)
+    return LossCost(_moments(tape, cross_entropy), tape.gradients, float(copy), width, held)
 
 
 def _moments(tape: Tape, cross_entropy: str) -> tuple[tuple[Size, str], ...]:

@@ -27,6 +27,8 @@ class Adapter:
     """Full fine-tuning: the weight has a gradient and its input is kept."""
     weight_width: int = HALF
     double_quant: bool = True
+    ranks: int = 0
+    """FSDP over so many: no autocast, the factors' two-byte weights are gathered when they are needed. 0: none."""
     fp16: bool = False
     """The two-byte numbers are FP16, in which the 8-bit kernels work: no copies in and out."""
 
@@ -151,7 +153,8 @@ def linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter, bias: bool = Fa
     if kind.quant == "4bit":
         base = _clone(tape, base)
     elements, rank = x.elements, kind.rank
-    wide = kind.quant == "none" or not tape.autocast
+    # PEFT casts the input to the factors' dtype; with 4-bit weights only where autocast does not
+    wide = kind.quant == "none" or not tape.autocast or kind.ranks > 0
     source = cast(tape, x, FP32) if wide else x
     dropped = _dropout(tape, source, kind) if kind.dropout else source
     taken = narrow(tape, dropped)
@@ -184,6 +187,8 @@ def _dropout(tape: Tape, x: Tensor, kind: Adapter) -> Tensor:
 def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Adapter) -> Tensor:
     """One of the two LoRA factors: FP32 weight, under autocast its two-byte copy and a gradient in both."""
     size, autocast = inputs * outputs, tape.autocast
+    if kind.ranks:
+        return _sharded_matmul(tape, x, inputs, outputs, kind)
     width = HALF if autocast else FP32
     saved = [x.storage]
     if autocast:
@@ -197,6 +202,28 @@ def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Ad
         return (tape.bytes_(width * inputs),)
 
     return tape.make(tape.bytes_(width * outputs), outputs, width, (x,), saved, backward)
+
+
+def _sharded_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Adapter) -> Tensor:
+    """The same under FSDP: gathered in two bytes for forward and again for backward, whose gradient is reduced in two
+    bytes and kept as an FP32 shard."""
+    size = inputs * outputs
+    gathered = tape.bytes_(const=HALF * size)
+
+    def backward(grad: list[Storage]) -> Grads:
+        weight = tape.bytes_(const=HALF * size)
+        whole = tape.bytes_(const=HALF * size)
+        result = tape.bytes_(HALF * inputs)
+        del weight
+        flat = tape.bytes_(const=HALF * size)
+        del whole
+        tape.keep(tape.bytes_(const=FP32 * size / kind.ranks))
+        del flat
+        return (result,)
+
+    out = tape.make(tape.bytes_(HALF * outputs), outputs, HALF, (x,), (x.storage,), backward)
+    del gathered
+    return out
 
 
 def _base_linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.architecture import Architecture
+from compiler.memory.fsdp import gathered
 from compiler.memory.layer import decoder_layer, layer_key
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import evaluation_moments
@@ -70,9 +71,11 @@ def eval_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     copies = _autocast_copies(architecture, setup)
     if copies:
         base += (Term("autocast_copies", "two-byte copies of FP32 weights that autocast keeps", copies),)
-    made, below = [], line("", base)
+    made, behind = [], 1 if setup.method == "full" else 0  # adapters' own gathers let go of the layer's buffer
+    below = line("", (*base, *gathered(architecture, setup, rank, 1, 1 + behind)))
     for size, _ in _layer_moments(architecture, setup, static.stream_bytes, cpu):
         made.append(line("eval", (Term("layer", "one layer, forward alone", *size),), below))
+    below = line("", (*base, *gathered(architecture, setup, rank, 1, behind)))
     for size, _ in evaluation_moments(architecture, setup, static.stream_bytes, static.embedding_bytes):
         made.append(line("eval", (Term("logits", _EVAL_WORDS[setup.cross_entropy], *size),), below))
     return tuple(made)
@@ -88,7 +91,7 @@ _EVAL_WORDS = {
 
 
 def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
-    if not autocasts(setup):
+    if not autocasts(setup) or setup.fsdp != "none":
         return 0.0
     if setup.method == "full":
         return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from compiler.architecture import Architecture
 from compiler.families import FAMILIES
+from compiler.memory.fsdp import beside_layers, gathered, root_tail, whole_gradients
 from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import LossCost, loss_cost
@@ -27,19 +30,72 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
     stack = _stack(architecture, setup, layer, cpu)
     head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
-    share = rank.gradients / static.gradients if static.gradients else 0.0
+    made = _made(setup, static, rank, layer, head)
+    upon = [line("", terms, base) for terms in beside_layers(architecture, setup, rank)]
+    held = line("", (*gathered(architecture, setup, rank, 1, 1), *_carried(setup, gradients)), base)
     lines = [
-        *_loss_lines(architecture, setup, line("", _carried(setup, gradients), base), stack, head),
-        *_layer_lines(architecture, setup, line("", _whole_gradients(rank), base), gradients, stack, head, share),
+        *_loss_lines(architecture, setup, held, stack, head),
+        *_layer_lines(architecture, setup, upon, gradients, stack, made),
+        *_gather_lines(architecture, setup, base, rank, gradients, stack, head, made),
     ]
     if setup.method == "full" or setup.train_embeddings:
-        tail = _root_tail(rank) if rank.root_gradients else _embedding_tail(architecture, setup, static)
-        lines.append(line("backward", (gradients, tail), base))
+        tail = root_tail(architecture, setup, rank, gradients)
+        tail = tail or (gradients, _embedding_tail(architecture, setup, static))
+        lines.append(line("backward", tail, base))
     step = Term(
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
     lines.append(line("optimizer", (gradients, step), resident))
     return tuple(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Bytes of gradients that one rank has once the loss's or a layer's backward is done."""
+
+    head: float
+    layer: float
+
+
+def _made(setup: Setup, static: Static, rank: Shard, layer: LayerCost, head: LossCost) -> Made:
+    """FSDP: the head's stays whole until the end; a layer's are reduced with the layer (adapters' on the tape)."""
+    share = rank.gradients / static.gradients if static.gradients else 0.0
+    if setup.fsdp == "none":
+        return Made(share * head.gradients, share * layer.gradients)
+    offloaded = setup.offload == "params"
+    return Made(head.gradients, 0.0 if offloaded else layer.gradients * (share if setup.method == "full" else 1.0))
+
+
+def _gather_lines(
+    architecture: Architecture,
+    setup: Setup,
+    base: Line,
+    rank: Shard,
+    gradients: Term,
+    stack: Stack,
+    head: LossCost,
+    made: Made,
+) -> list[Line]:
+    """FSDP's own moments: the first layer's gather while the root's buffer is still there, the root's second gather
+    beside what the loss holds, the last layer's beside all that forward kept, and the reduction of a layer."""
+    if setup.fsdp == "none":
+        return []
+    carried, kept = _carried(setup, gradients), _kept(setup, architecture, stack)
+    width = stack[0][0].stream_width * architecture.hidden_size
+    stream = Term("embedding_output", "the input of the first layer", 0, width)
+    loss = Term("logits", "what the loss holds between forward and backward", *head.held)
+    so_far = Term("gradients", gradients.how + ", so far", made.head)
+    last = Term("gradients", gradients.how + ", so far", made.head + architecture.num_layers * made.layer)
+    lines = [
+        line("gather", (*carried, *gathered(architecture, setup, rank, 2, 2, False), stream), base),
+        line("gather", (*carried, *kept, *gathered(architecture, setup, rank, 2, 0), loss), base),
+        line("gather", (*carried, *kept, *gathered(architecture, setup, rank, 1, 2), so_far, stream), base),
+    ]
+    if setup.method == "full":
+        end = gathered(architecture, setup, rank, 1, 1, False)
+        whole = whole_gradients(setup, rank, 0, 2)
+        lines.append(line("layer", (*(carried or (last,)), *end, *whole), base))
+    return lines
 
 
 def steady_layer(architecture: Architecture, setup: Setup, stream_width: int, cpu: bool) -> LayerCost:
@@ -105,15 +161,14 @@ def _loss_lines(architecture: Architecture, setup: Setup, base: Line, stack: Sta
 def _layer_lines(
     architecture: Architecture,
     setup: Setup,
-    base: Line,
+    upon: list[Line],
     gradients: Term,
     stack: Stack,
-    head: LossCost,
-    share: float,
+    made: Made,
 ) -> list[Line]:
     """Backward of the last layer of each kind (all that forward kept before it is there) and of the first layer (all
-    gradients are there)."""
-    mode, made, after = setup.gradient_checkpointing, [], 0
+    gradients are there); `upon` has what else is there at the one and at the other."""
+    mode, lines, after = setup.gradient_checkpointing, [], 0
     for position, (layer, _) in enumerate(stack):
         moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
         before = tuple(
@@ -125,26 +180,32 @@ def _layer_lines(
             words = f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight"
             inside = Term("layer", words, *size)
             if setup.gradient_accumulation > 1:
-                waiting = _waiting(architecture, head, share)
-                made.append(line("layer", (gradients, *waiting, *_kept(setup, architecture, before), inside), base))
+                waiting = _waiting(architecture, setup, made)
+                kept = _kept(setup, architecture, before)
+                lines.append(line("layer", (gradients, *waiting, *kept, inside), upon[0]))
                 continue
-            for kept, done in ((before, after), (first, architecture.num_layers - 1)):
-                there = Term("gradients", gradients.how + ", so far", share * (head.gradients + done * layer.gradients))
-                made.append(line("layer", (there, *_kept(setup, architecture, kept), inside), base))
+            for below, held, done in ((upon[0], before, after), (upon[1], first, architecture.num_layers - 1)):
+                there = Term("gradients", gradients.how + ", so far", made.head + done * made.layer)
+                lines.append(line("layer", (there, *_kept(setup, architecture, held), inside), below))
         after += 1
-    return made
+    return lines
 
 
-def _waiting(architecture: Architecture, head: LossCost, share: float) -> tuple[Term, ...]:
-    if not (architecture.tie_word_embeddings and head.gradients):
+def _waiting(architecture: Architecture, setup: Setup, made: Made) -> tuple[Term, ...]:
+    """Of a later micro-step: gradients that are not yet added to those of earlier ones."""
+    if setup.fsdp != "none":
+        there = made.head + (architecture.num_layers - 1) * made.layer * setup.lora_kernels
+        words = "gradients that are whole until backward has ended"
+        return (Term("head_gradient", words, there),) if there else ()
+    if not (architecture.tie_word_embeddings and made.head):
         return ()
-    return (Term("head_gradient", "the tied head's gradient, waiting for the embedding's", share * head.gradients),)
+    return (Term("head_gradient", "the tied head's gradient, waiting for the embedding's", made.head),)
 
 
 def _autocast_copies(architecture: Architecture, setup: Setup) -> float:
     """Autocast keeps the two-byte copy of every FP32 leaf it met until forward ends; without checkpointing the
     layers' own saved tensors already hold them, and the fused kernels cast by themselves."""
-    if setup.gradient_checkpointing == "off" or not autocasts(setup):
+    if setup.gradient_checkpointing == "off" or not autocasts(setup) or setup.fsdp != "none":
         return 0.0
     if setup.method == "full":
         return 2.0 * architecture.parameters.linear if setup.weights_dtype == "fp32" else 0.0
@@ -161,18 +222,6 @@ def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) ->
         "gradients of head and embedding before they are added up",
         tables * static.embedding_gradient,
     )
-
-
-def _whole_gradients(rank: Shard) -> tuple[Term, ...]:
-    """Gradients that no rank owns yet."""
-    whole = rank.layer_gradients + rank.root_gradients
-    how = "whole gradients of one layer, of embeddings and head, and the buffer in which a layer's are reduced"
-    return (Term("unreduced_gradients", how, whole),) if whole else ()
-
-
-def _root_tail(rank: Shard) -> Term:
-    how = "whole gradients of embeddings and head, and the buffer in which they are reduced"
-    return Term("unreduced_gradients", how, 2 * rank.root_gradients)
 
 
 def _model_terms(architecture: Architecture, setup: Setup, stream_width: int, layer: LayerCost) -> tuple[Term, ...]:
@@ -230,17 +279,10 @@ def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
                 f"{setup.optimizer} over {static.trainable_parameters:,} parameters{suffix}",
                 rank.states,
             ),
-            buffers_term(setup, rank),
+            Term("zero_buffers", f"reduce and gather buffers{suffix}", rank.buffers),
         )
         if term.const
     )
-
-
-def buffers_term(setup: Setup, rank: Shard) -> Term:
-    if setup.fsdp == "none":
-        return Term("zero_buffers", f"reduce and gather buffers; {rank.how}", rank.buffers)
-    layers = "all layers" if setup.fsdp == "shard_grad_op" else "one layer and the next one's all-gather"
-    return Term("fsdp_buffers", f"gathered: embeddings and head, {layers}; {rank.how}", rank.buffers)
 
 
 def _gradient_words(static: Static, rank: Shard) -> str:

@@ -18,11 +18,13 @@ class Shard:
     states: float
     step_copies: float
     buffers: float = 0.0
-    """There through the whole step: what is gathered, and flat buffers of collectives."""
-    layer_gradients: float = 0.0
-    """Beside a layer's backward: gradients that are whole until they are reduced, and the buffer for it."""
-    root_gradients: float = 0.0
-    """From the loss to the end of backward: whole gradients of embeddings and head."""
+    """ZeRO's flat buffers, there through the whole step."""
+    layer: float = 0.0
+    """FSDP: one layer's weights, gathered."""
+    root: float = 0.0
+    """FSDP: embeddings, final norm and head, gathered."""
+    root_shard: float = 0.0
+    """Its share on one rank."""
     host_states: float = 0.0
     host_weights: float = 0.0
     how: str = ""

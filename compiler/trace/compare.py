@@ -83,19 +83,21 @@ def figures(architecture: Architecture, setup: Setup, machine: Machine, stack: S
 
 
 def _on_one_device(setup: Setup) -> tuple[Setup, str]:
-    """The setup without sharding and offload, and what to say of that."""
+    """The setup without ZeRO and offload, and what to say of that; FSDP is traced as it is."""
     if not setup.zero_stage and setup.offload == "none":
         return setup, ""
     note = (
         f"ZeRO stage {setup.zero_stage}, offload {setup.offload}: traced on one device without sharding; "
         "what a rank keeps of weights, gradients and optimizer states is arithmetic over these numbers"
     )
+    if setup.fsdp != "none":
+        return replace(setup, offload="none"), "shards in host RAM: traced with the shards on the device"
     return replace(setup, zero_stage=0, offload="none", devices=1), note
 
 
 def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Comparison:
-    """Trace `setup` and set its live tensors against the plan's. A sharded or offloaded setup is traced as one whole
-    device: its activations are those of every rank, while its shards are arithmetic."""
+    """Trace `setup` and set its live tensors against the plan's. FSDP is traced as it is, rank 0 of it; ZeRO and
+    offloads as one whole device: its activations are those of every rank, while its shards are arithmetic."""
     setup, note = _on_one_device(setup)
     planned = predict_memory(architecture, setup, machine)
     traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu", steady=True)

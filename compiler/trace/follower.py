@@ -65,7 +65,9 @@ class StorageFollower(TorchDispatchMode):
         return self._total
 
     def add(self, tensor: torch.Tensor, kind: str | None = None) -> None:
-        """Count a tensor's storage once; a later call with `kind` only renames it."""
+        """Count a tensor's storage once; a later call with `kind` only renames it. Of a sharded tensor (DTensor) the
+        rank's own part counts."""
+        tensor = getattr(tensor, "_local_tensor", tensor)
         if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
             return
         storage = tensor.untyped_storage()
@@ -84,6 +86,10 @@ class StorageFollower(TorchDispatchMode):
         self.events.append((self._born, size))
         weakref.finalize(storage, self._drop, key)
         self._note()
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """The tensor lives on without its memory."""
+        self._drop(tensor.untyped_storage()._cdata)
 
     def enter(self, phase: str) -> None:
         self.phase = phase

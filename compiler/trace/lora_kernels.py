@@ -30,6 +30,18 @@ def _activation_backward(grad: torch.Tensor, gate: torch.Tensor, up: torch.Tenso
     return grad, gate, up  # the Triton kernel writes over its inputs
 
 
+def _with_layer(original: Any) -> Any:
+    """The packed weight that FSDP gathers is a new tensor and has lost its layer."""
+
+    def parameters(projection: nn.Module) -> tuple[Any, ...]:
+        weight, bias, state, *factors = original(projection)
+        if state is None and hasattr(projection.base_layer, "double_quant"):
+            state = SimpleNamespace(layer=projection.base_layer)
+        return weight, bias, state, *factors
+
+    return parameters
+
+
 def kernel_patches() -> list[tuple[Any, str, Any]]:
     """(object, attribute, replacement) for the time of a trace."""
     import axolotl.kernels.lora as kernels
@@ -44,6 +56,7 @@ def kernel_patches() -> list[tuple[Any, str, Any]]:
         # the Functions are decorated for CUDA's autocast: let them use that of the device that is traced
         (modes, "autocast", on_traced_device),
         (torch, "get_autocast_dtype", lambda device_type: dtype_of("cpu" if device_type == "cuda" else device_type)),
+        (kernels, "get_lora_parameters", _with_layer(kernels.get_lora_parameters)),
         (kernels, "dequantize", _dequantise),
         (kernels, "swiglu_forward", _activation),
         (kernels, "geglu_forward", _activation),

@@ -29,6 +29,7 @@ from compiler.trace.foak import foak_patches
 from compiler.trace.follower import Labels, Snapshot, StorageFollower
 from compiler.trace.lora_kernels import install_lora_kernels, kernel_patches
 from compiler.trace.optimizers import make_optimizer
+from compiler.trace.sharding import ranks, resize_patches, shard_model, sharded_stack
 from compiler.values import Setup
 
 STEPS = 2
@@ -69,8 +70,8 @@ def trace_step(
     on_cpu: bool = False,
     steady: bool = False,
 ) -> Trace:
-    """Trace `setup` on one device, without sharding. `config` is a Hugging Face config with `model_type`, or an
-    Architecture.
+    """Trace `setup` on one device: the whole of it, or rank 0 of FSDP; ZeRO and offloads are not traced. `config` is a
+    Hugging Face config with `model_type`, or an Architecture.
 
     `capacity_bytes` is what torch may reserve before it returns free segments. `on_cpu` leaves dropout and LayerNorm
     as the CPU runs them; their CUDA kernels keep other tensors. `steady` makes the optimizer's states and an earlier
@@ -81,6 +82,7 @@ def trace_step(
     values = config_dict(config) if isinstance(config, Architecture) else dict(config)
     if stack is AXOLOTL:
         _refuse(values["model_type"], setup)
+        stack = sharded_stack(stack) if setup.fsdp != "none" else stack
     model, causal = build_model(values, setup, stack)
     parameters = sum(one.numel() for one in causal.parameters())
     patches = patched_functions(stack.sdpa_kernel == "memory_efficient", on_cpu) + (
@@ -88,14 +90,16 @@ def trace_step(
     )
     if stack.foak:
         patches += foak_patches(causal)
-    with _patched(patches), FakeTensorMode(allow_non_fake_inputs=True):
+    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    with _patched(patches), ranks(setup) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(model)
+        if mesh is not None:
+            shard_model(model, setup, mesh)
         if setup.lora_kernels:
             install_lora_kernels(causal)
         follower = _run(model, causal, setup, stack, steady)
     phases = tuple((name, follower.peaks[name]) for name in PHASES)
     reserved, allocated = replay(follower.events, capacity_bytes)
-    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
     resident = follower.resident_bytes
     del model, causal, follower
     gc.collect()  # autograd graphs hold cycles; the next trace must not count their storages
@@ -145,7 +149,7 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
     model.train()
     optimizer = make_optimizer(model, setup.optimizer, optimizer_of(setup))
     follower.resident_bytes = follower.total_bytes
-    with follower:
+    with _patched(resize_patches(follower) if setup.fsdp != "none" else []), follower:
         follower.enter("load")
         micro_steps = min(2, setup.gradient_accumulation)
         if steady:
