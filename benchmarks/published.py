@@ -1,19 +1,157 @@
-"""Trace the published rows again, each with its stack; what the tracer says goes into tests/data/memory_rows.jsonl.
+"""The published measurements of tests/data/memory_rows.jsonl: scored for docs/accuracy.md, and traced again.
 
-python benchmarks/published.py                all rows (about 10 s each); run benchmarks/accuracy.py afterwards
-python benchmarks/published.py fms-main       only rows whose group or id begins so
+python benchmarks/published.py                trace all rows, each with its stack (about 10 s each), and write the file
+python benchmarks/published.py fms-main       only rows whose id begins so; run benchmarks/accuracy.py afterwards
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from accuracy import ROWS, load_setup, rows
-
 from compiler.facts import models
+from compiler.memory.overhead import (
+    CUBLAS_BYTES,
+    OVERHEADS,
+    SLACK,
+    Z_CONFIDENCE,
+    cuda_context_bytes,
+    slack_kind,
+    slack_share,
+)
 from compiler.stacks import STACKS
+from compiler.values import Setup
+
+DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
+ROWS = DATA / "memory_rows.jsonl"
+REPLAYS = DATA / "replays.jsonl"
+
+
+def load_setup(values: dict[str, Any]) -> Setup:
+    """A Setup from its recorded fields; fields that are left out have one value in all recorded cases."""
+    targets = values.get("lora_targets", "all-linear")
+    fixed = {"sample_packing": False, "precision": "bf16", "weights_dtype": "bf16"}
+    return Setup(**{**fixed, **values, "lora_targets": tuple(targets) if isinstance(targets, list) else targets})
+
+
+def rows() -> list[dict[str, Any]]:
+    """Published measurements with their source, and what the tracer says for each (null: not traced)."""
+    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+
+
+def replays() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key of `SLACK`, line) of every recorded replay of Axolotl's stack: two traced steps, loading before them."""
+    for text in REPLAYS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(text)
+        yield slack_kind(load_setup(row["setup"]), cpu=False), row
+
+
+def held(row: dict[str, Any], share: float) -> float:
+    """Reserved bytes predicted from a row's allocated and resident ones."""
+    return row["allocated"] + share * (row["allocated"] - row["resident"])
+
+
+TOO_LITTLE = 2.0
+"""Weight of an underestimate: it costs a run, an overestimate a smaller batch."""
+
+
+def fitted() -> dict[str, float]:
+    """The shares with the least weighted mean error on the replays: what `SLACK` holds."""
+    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for kind, row in replays():
+        kinds[kind].append(row)
+
+    def loss(group: list[dict[str, Any]], share: float) -> float:
+        errors = [held(row, share) / row["reserved"] - 1 for row in group]
+        return sum(abs(error) * (TOO_LITTLE if error < 0 else 1.0) for error in errors)
+
+    return {
+        kind: min((loss(group, index / 100), index / 100) for index in range(81))[1] for kind, group in kinds.items()
+    }
+
+
+def by_kind() -> dict[str, list[float]]:
+    """Errors of the planner's shares on the replays that they were fitted on."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for kind, row in replays():
+        for name in (kind, "all"):
+            errors[name].append(held(row, SLACK[kind]) / row["reserved"] - 1)
+    return errors
+
+
+def planned_reserved(row: dict[str, Any]) -> float:
+    """What the planner's overheads make of a row's measured live bytes: all but the context."""
+    return held(row, slack_share(load_setup(row["setup"]), cpu=False))
+
+
+@dataclass(slots=True)
+class Published:
+    """Errors per group of rows, and over all."""
+
+    allocated: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    reserved: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    planned_reserved: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    process: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    planned_process: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+def published() -> Published:
+    """Traced allocated, replayed reserved and the process from the replay; reserved and process from the planner's
+    overheads over measured live bytes."""
+    made = Published()
+    for row in rows():
+        context = cuda_context_bytes(CAPABILITIES[row["gpu"]])
+        replayed = row["traced_reserved"] + CUBLAS_BYTES
+        for name in (row["group"], "all"):
+            made.allocated[name].append((row["traced_allocated"] + CUBLAS_BYTES) / row["allocated"] - 1)
+            if row["reserved"]:
+                made.reserved[name].append(replayed / row["reserved"] - 1)
+            if row["process"]:
+                made.process[name].append((replayed + context) / row["process"] - 1)
+            if row["reserved"] and row["resident"]:
+                made.planned_reserved[name].append(planned_reserved(row) / row["reserved"] - 1)
+            if row["process"] and row["resident"]:
+                made.planned_process[name].append((planned_reserved(row) + context) / row["process"] - 1)
+    return made
+
+
+CAPABILITIES = {
+    "Tesla T4 16GB (14,912 MiB)": "sm_75",
+    "A100 80GB": "sm_80",
+    "NVIDIA GeForce RTX 4080 16GB (Windows)": "sm_89",
+}
+
+
+def like_a_plan(row: dict[str, Any]) -> bool:
+    """Whether a reading speaks of what a plan can be: FOAK's fused loss over whole logits is in no plan."""
+    return not (row["stack"].endswith(("-foak", "-foak-4.45")) and row["setup"]["cross_entropy"] == "standard")
+
+
+LATER_RUN_BYTES = 1162 * 2**20
+"""By so much nvidia-smi read more in the later run of fms (`fms-main`) than in the earlier one at equal allocation."""
+
+
+def band(groups: str = "") -> list[float]:
+    """log(measured / predicted) of the process readings that speak of a plan, of groups that start so."""
+    logs = []
+    for row in rows():
+        if row["process"] and row["resident"] and row["group"].startswith(groups) and like_a_plan(row):
+            beside = LATER_RUN_BYTES if row["group"].startswith("fms-main") else 0
+            predicted = planned_reserved(row) + cuda_context_bytes(CAPABILITIES[row["gpu"]])
+            logs.append(math.log((row["process"] - beside) / predicted))
+    return logs
+
+
+def beyond_margin(groups: str = "") -> tuple[int, int]:
+    """(readings above prediction and margin of 95 %, readings)."""
+    cuda, logs = OVERHEADS["cuda"], band(groups)
+    return sum(one > cuda.bias + Z_CONFIDENCE * cuda.error for one in logs), len(logs)
 
 
 def trace(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The closed forms must not score worse than docs/accuracy.md says, and the page must be what the benchmark makes."""
 
-import importlib.util
+import importlib
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -15,11 +15,11 @@ ACHIEVED_MEAN = {"development": 0.0010, "hold-out": 0.0030}
 
 @pytest.fixture(scope="module")
 def accuracy():
-    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["accuracy"] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield importlib.import_module("accuracy")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def test_closed_forms_against_recorded_traces(accuracy):
@@ -32,20 +32,31 @@ def test_closed_forms_against_recorded_traces(accuracy):
         assert sum(sizes) / len(sizes) <= min(PROMISED_MEAN, ACHIEVED_MEAN[group]), group
 
 
-def test_overheads_against_published_process_readings(accuracy):
-    _, _, process = accuracy.published()
-    _, mean, _, low, _ = accuracy.score(process["all"])
-    assert mean <= 0.10
-    assert low > -0.10
+def test_slack_shares_are_those_that_the_replays_give(accuracy):
+    from published import by_kind, fitted
+
+    from compiler.memory.overhead import SLACK
+
+    assert {kind: share for kind, share in SLACK.items() if kind != "cpu"} == fitted()
+    assert accuracy.score(by_kind()["all"])[1] <= 0.05
 
 
-def test_the_tracer_against_published_peaks(accuracy):
-    rows = [row for row in accuracy.rows() if row["traced_allocated"]]
-    errors = {row["id"]: (row["traced_allocated"] + accuracy.CUBLAS_BYTES) / row["allocated"] - 1 for row in rows}
-    assert len(errors) >= 87
-    _, _, median, _, _ = accuracy.score(errors.values())
-    assert median <= 0.002
-    assert {name for name, error in errors.items() if abs(error) > 0.015} == set()
+def test_published_rows(accuracy):
+    """What docs/accuracy.md says of the tracer and the planner's overheads, rounded up."""
+    made = accuracy.published()
+    count, _, median, low, high = accuracy.score(made.allocated["all"])
+    assert count >= 120 and median <= 0.0005 and -0.012 <= low <= high <= 0.010
+    assert accuracy.score(made.reserved["all"])[1] <= 0.025
+    assert accuracy.score(made.process["all"])[1] <= 0.045
+    assert accuracy.score(made.planned_reserved["all"])[1] <= 0.075
+    assert accuracy.score(made.planned_process["all"])[1] <= 0.09
+
+
+def test_the_verdict_is_wrong_no_more_often_than_it_says(accuracy):
+    from published import beyond_margin
+
+    over, count = beyond_margin()
+    assert count >= 75 and over <= 0.05 * count
 
 
 def test_the_page_is_what_the_benchmark_makes(accuracy):

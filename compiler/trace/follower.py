@@ -91,6 +91,11 @@ class StorageFollower(TorchDispatchMode):
         """The tensor lives on without its memory."""
         self._drop(tensor.untyped_storage()._cdata)
 
+    def entry(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """(storage number, bytes) of a counted tensor; (0, 0) of one that has no bytes."""
+        number, size, _ = self._storages.get(tensor.untyped_storage()._cdata, (0, 0, ""))
+        return number, size
+
     def enter(self, phase: str) -> None:
         self.phase = phase
         self._note()

@@ -142,6 +142,9 @@ def _shifted_forward(
         softcap = getattr(self.config, "final_logit_softcapping", None)
         if softcap:
             logits = torch.tanh(logits / softcap) * softcap
+        scaling = getattr(self.config, "logits_scaling", None)
+        if scaling:
+            logits = logits / scaling
         kept = logits if keep_logits else None
         if convert:
             logits = logits.float()

@@ -20,13 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from compiler.architecture import Architecture, config_dict
 from compiler.constraints import conflict
 from compiler.families import kernels_cannot
-from compiler.memory.static import autocasts, optimizer_of
+from compiler.memory.static import DTYPE_BYTES, autocasts, optimizer_of
 from compiler.stacks import AXOLOTL, Stack
 from compiler.trace.allocator import replay
 from compiler.trace.attention import patched_functions
 from compiler.trace.build import build_model, to_fake
 from compiler.trace.foak import foak_patches
 from compiler.trace.follower import Labels, Snapshot, StorageFollower
+from compiler.trace.loading import loading_events
 from compiler.trace.lora_kernels import install_lora_kernels, kernel_patches
 from compiler.trace.optimizers import make_optimizer
 from compiler.trace.sharding import ranks, resize_patches, shard_model, sharded_stack
@@ -149,6 +150,8 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
     model.train()
     optimizer = make_optimizer(model, setup.optimizer, optimizer_of(setup))
     follower.resident_bytes = follower.total_bytes
+    if setup.fsdp == "none":  # shards are cut from weights that lie in RAM
+        follower.events[:] = loading_events(model, follower, DTYPE_BYTES[setup.weights_dtype])
     with _patched(resize_patches(follower) if setup.fsdp != "none" else []), follower:
         follower.enter("load")
         micro_steps = min(2, setup.gradient_accumulation)
