@@ -36,8 +36,8 @@ less reserved memory, the same in all 59 readings; an A100 with torch 2.4 (CUDA 
 reserved memory. Other cards take what lies between."""
 OVERHEADS = {
     "cuda": Overhead(340 * MIB, -0.01, 0.075, "CUDA context and driver; measured 141 MiB on a T4, 540 on an A100"),
-    "rocm": Overhead(500 * MIB, -0.01, 0.11, "HIP context; not measured, taken above CUDA's"),
-    "xpu": Overhead(500 * MIB, -0.01, 0.12, "Level Zero context; not measured, taken above CUDA's"),
+    "rocm": Overhead(500 * MIB, -0.05, 0.11, "HIP context; not measured, taken above CUDA's"),
+    "xpu": Overhead(500 * MIB, -0.05, 0.12, "Level Zero context; not measured, taken above CUDA's"),
     "cpu": Overhead(900 * MIB, 0.0, 0.08, "Python, torch and the trainer's own code in RAM"),
 }
 SLACK = {"eager": 0.40, "logits": 0.25, "other": 0.15, "cpu": 0.05}
