@@ -159,7 +159,7 @@ comes so near to the card's 80 GB that torch gives segments back, at moments tha
 """
 UNUSED = """### Published rows that are not in the table, and why
 
-- fms on 2 and 4 devices (FSDP1): the tracer runs one device; shards and gather buffers are arithmetic of the planner.
+- fms on 2 and 4 devices: FSDP1, whose flat parameters and precision differ from the FSDP2 that is planned and traced.
 - fms GPTQ: not a method of this project. Its rows equal the 4-bit ones but for 29 MiB of weights, at all batches.
 - fms Mixtral and Llama 2 70B: mixtures of experts are not modelled; 70B is beyond what is planned for.
 - litgpt, torchtune, Qwen 1, Swift with Qwen 1: model code of their own, which the tracer does not run.
