@@ -6,14 +6,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from math import ceil
 from typing import TypeVar
 
 from dataset_builder import answer_first, coverage, names, pairs
 from dataset_builder.engine import Engine, Request
 from dataset_builder.facts import Fact
-from dataset_builder.foresight import Foresight, further, within
+from dataset_builder.foresight import Foresight, further, meanwhile, within
 from dataset_builder.judge import Bench
 from dataset_builder.ledger import in_shard
 from dataset_builder.pool import NOTHING_DECIDED, Pool, deduplicated
@@ -81,12 +80,12 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     pool = Pool(ceil(dataset.pairs.unique / shard[1]), bench, review, on)
     order = shuffled(chunks, dataset.seed, shard)
     ahead = Foresight(engine, dataset, bench)
+    # what the chunks say takes seconds to find, and what follows the first answers needs it
+    sections = meanwhile(sections or (lambda: coverage.items(chunks, on)))
     capable = probe(engine.generator, engine, ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)]))
     path, why = capable.path, capable.why
     if path == "answer-first":
         engine.forget_foreseen()
-    # what the chunks say takes seconds to find; only what follows the first answers needs it
-    sections = sections or cache(lambda: coverage.items(chunks, on))
     if path != "answer-first":
         if then_views:
             ahead.views_of = lambda one: views_request(engine, one, dataset.pairs.profile, path)

@@ -7,8 +7,11 @@ never used is money lost, and never anything worse.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dataset_builder import judge, pairs
 from dataset_builder.engine import Engine, Request
@@ -16,6 +19,8 @@ from dataset_builder.ledger import Reply
 from dataset_builder.rows import Chunk, Grounded
 from dataset_builder.spec import Dataset
 from dataset_builder.split import split
+
+T = TypeVar("T")
 
 HASTE_SECONDS = 3.0
 """A model that answers its probe slower than this is not asked anything on the strength of one good answer: its slots
@@ -69,6 +74,21 @@ class Foresight:
         fresh = [one for one in trained if one.pair.id not in self._told]
         self._told.update(one.pair.id for one in fresh)
         self.engine.foresee([self.views_of(one) for one in fresh])
+
+
+def meanwhile(work: Callable[[], T]) -> Callable[[], T]:
+    """Begins `work` in a thread, beside waiting for answers; what is returned waits for its result, or raises what it
+    raised."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as wrong:
+            future.set_exception(wrong)
+
+    threading.Thread(target=run, name="meanwhile", daemon=True).start()  # a run that was stopped does not wait for it
+    return future.result
 
 
 def within(known: Sequence[Grounded], plans: Sequence[pairs.Plan], found: Mapping[int, Sequence[Grounded]],
