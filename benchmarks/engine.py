@@ -1,6 +1,6 @@
 """What the engine costs: span against the best possible schedule, own CPU per request, faults, SIGKILL, memory.
 
-    python benchmarks/engine.py [span | cpu | faults | kill | memory ...]      (all of them; about ten minutes)
+    python benchmarks/engine.py [span | cpu | faults | kill | memory | whole ...]      (all of them; about ten minutes)
 
 Each part starts a mock server and a client in processes of their own and prints one line of JSON. Figures of a machine
 with idle cores only are worth writing down: docs/engine.md has them.
@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import random
 import resource
 import signal
 import subprocess
@@ -98,8 +100,12 @@ def span(folder: Path, fault_rate: float = 0.0) -> dict:
     with mock_server(slots=SLOTS, latency_s=LATENCY_S, fault_rate=fault_rate) as server:
         figures, begun, ended = run_client(server, folder / "ledger.sqlite")
         seen = server.stats()
+    return {**figures, **_spans(seen, begun, ended)}
+
+
+def _spans(seen: dict, begun: float, ended: float) -> dict:
     return {
-        **figures, "calls": seen["calls"], "bought_twice": seen["bought_twice"], "faults": seen["faults"],
+        "calls": seen["calls"], "bought_twice": seen["bought_twice"], "faults": seen["faults"],
         "start_s": round(seen["begun_at"] - begun, 2), "end_s": round(ended - seen["ended_at"], 2),
         "span_s": round(seen["span_s"], 2), "best_span_s": round(seen["best_span_s"], 2),
         "span_share": round(seen["best_span_s"] / seen["span_s"], 4),
@@ -137,6 +143,54 @@ def kill(folder: Path) -> dict:
             "bought_twice": seen["bought_twice"]}
 
 
+def whole(folder: Path, fault_rate: float = 0.0) -> dict:
+    """`recipe data` from end to end: a model that reads well, 300 pages, 800 pairs and their views."""
+    _pages(folder / "docs", 300)
+    options = {"slots": SLOTS, "latency_s": LATENCY_S, "grounded": 1, "fault_rate": fault_rate}
+    with mock_server(**options) as server:
+        (folder / "whole.yaml").write_text(RECIPE.format(api_base=server.api_base, slots=SLOTS))
+        begun = time.time()
+        command = [sys.executable, "-m", "compiler.cli", "data", "whole.yaml"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        ended, seen = time.time(), server.stats()
+    lock = json.loads((folder / "generated/whole/dataset/dataset.lock.json").read_text())
+    short = [line for line in done.stdout.splitlines() if line.startswith("Short")]
+    return {"counts": lock["counts"], "short": short, **_spans(seen, begun, ended)}
+
+
+def whole_faults(folder: Path) -> dict:
+    return whole(folder, fault_rate=0.05)
+
+
+RECIPE = """
+name: whole
+base_model: embedded/smollm2-135m-instruct
+targets: {{cpu: {{gpu: cpu, ram_budget: 8 GiB}}}}
+dataset:
+  sources: [{{kind: files, path: docs}}]
+  pairs: {{unique: 800, total: 3200}}
+  generator: {{model: openai/mock, api_base: "{api_base}", max_concurrency: {slots}}}
+"""
+_NOUNS = ("queue", "cache", "worker", "socket", "buffer", "token", "packet", "ledger", "shard", "mirror", "valve",
+          "sensor", "driver", "kernel", "parser")
+_VERBS = ["drops", "delays", "copies", "counts", "checks", "mirrors", "splits", "merges", "signs", "limits"]
+
+
+def _pages(folder: Path, count: int) -> None:
+    """Pages of made-up documentation whose sentences all say something else."""
+    chance = random.Random(0)
+    folder.mkdir()
+    for page in range(count):
+        lines = [f"# Unit {page}", ""]
+        for _ in range(20):
+            one, two, three = chance.sample(_NOUNS, 3)
+            number, name = chance.randrange(10, 9999), f"{one}_{two}_{chance.randrange(16**4):04x}"
+            lines += [f"The option `{name}` {chance.choice(_VERBS)} every {one} of the {two} after {number} seconds, "
+                      f"so that the {three} of unit {page} stays {chance.choice(['open', 'closed', 'small'])}.", ""]
+        (folder / f"unit-{page:03}.md").write_text("\n".join(lines))
+
+
 def memory(folder: Path, count: int = 1_000_000) -> dict:
     """A million requests through the whole engine, with a model that answers at once in this process."""
     with Ledger(folder / "ledger.sqlite") as ledger:
@@ -156,7 +210,7 @@ async def _at_once(request: Request) -> tuple[Reply, dict]:
     return replace(Reply(request.key, text, "stop", 600, 20, None, 0.0, request.model), max_tokens=1024), {}
 
 
-PARTS = {part.__name__: part for part in (span, cpu, faults, kill, memory)}
+PARTS = {part.__name__: part for part in (span, cpu, faults, kill, memory, whole, whole_faults)}
 
 
 def main() -> None:

@@ -53,6 +53,8 @@ class Job:
     ask: Request | None = None
     """As it is sent: the request or one of its further attempts."""
     tries: int = 0
+    hung: int = 0
+    """Of the tries: without an answer in time."""
     reply: Reply | None = None
     failure: Exception | None = None
     """Trouble: of this request alone; anything else ends the run."""
@@ -61,7 +63,7 @@ class Job:
 
     def begin(self, ask: Request) -> None:
         """Another call for the same request."""
-        self.ask, self.tries, self.reply, self.failure = ask, 0, None, None
+        self.ask, self.tries, self.hung, self.reply, self.failure = ask, 0, 0, None, None
 
 
 class Caller:
@@ -214,13 +216,14 @@ class Caller:
         sent_at, job.tries = time.monotonic(), job.tries + 1
         reply, trouble = None, None
         try:
-            reply, headers = await self._within_patience(job.ask, job.tries)
+            reply, headers = await self._within_patience(job.ask, job.hung + 1)
             now = time.monotonic()
             self.limiter.answered(now, sent_at, reply.seconds)
             if headers:
                 self.limiter.headers(now, headers)
         except Trouble as met:
             trouble = met
+            job.hung += met.kind == HUNG
         except asyncio.CancelledError:
             self.limiter.dropped()
             self.budget.settle(reserved)

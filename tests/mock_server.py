@@ -146,7 +146,7 @@ class Server:
 
         prompt = "\n".join(message["content"] for message in body["messages"])
         digest = hashlib.sha256(prompt.encode()).hexdigest()
-        text = self.options.reply or json.dumps({"pairs": [{
+        text = self.options.reply or (self.options.grounded and grounded(prompt)) or json.dumps({"pairs": [{
             "question": f"What does {digest[:8]} say?", "answer": f"It says {body.get('seed')}.",
             "quote": " ".join(re.findall(r"\S+", prompt)[-8:])}]})
         cut = cut or body["max_tokens"] < self.options.needs_tokens
@@ -179,6 +179,27 @@ class Server:
             "faults": dict(self.by_fault), "span_s": (self.ended_at or 0) - (self.begun_at or 0),
             "best_span_s": best_span(self.service, self.options.slots), "begun_at": self.begun_at,
             "ended_at": self.ended_at, "last_bodies": list(self.bodies)})
+
+
+def grounded(prompt: str) -> str:
+    """What a model that reads well would reply: sentences of the document as answers and quotes, or views of a pair."""
+    if views := re.search(r"one pair for each of these views: ([^.]+)", prompt):
+        question, answer = re.search(r"Question: (.*)\?\nAnswer: (.*)", prompt).groups()
+        return json.dumps({"pairs": [{"view": name, "question": f"{question} ({name})?", "answer": answer}
+                                     for name in views[1].split(", ")]})  # fmt: skip
+    found = re.findall(r"<(document|passage)>\n(.*?)\n</\1>", prompt, re.S)
+    if not found:
+        return "What is it?"
+    sentences = [" ".join(one.split()) for one in re.findall(r"[A-Z][^.\n]{40,300}\.(?=\s|$)", found[-1][1])]
+    pairs = []
+    for sentence in sentences:
+        told = re.findall(r"`[^`]+`|[A-Za-z]{3,}", sentence)
+        pairs.append({"question": f"What holds for {' '.join(told[1:7])}?", "answer": sentence, "quote": sentence,
+                      "kind": "direct"})  # fmt: skip
+    count = re.search(r"Write (\d+) pairs", prompt)
+    start = int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % len(pairs)
+    pairs = (pairs[start:] + pairs[:start])[: int(count[1]) if count else 1]
+    return json.dumps({"pairs": pairs} if count else pairs[0])
 
 
 def best_span(service: list[float], slots: int) -> float:
@@ -226,6 +247,7 @@ def main() -> None:
     options.add_argument("--refuse-schema", type=int, default=0, help="1: 400 for requests with a response_format")
     options.add_argument("--needs-tokens", type=int, default=0, help="replies with less room are cut")
     options.add_argument("--reply", default="", help="text of every reply")
+    options.add_argument("--grounded", type=int, default=0, help="1: replies that a dataset can be built from")
     options.add_argument("--headers", default="{}", help="JSON object of headers for good replies")
     asyncio.run(serve(options.parse_args()))
 
