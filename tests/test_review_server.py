@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from reviewed import PLACE, built, project
+from reviewed import PAGE, PLACE, built, project
 from tests_scripted import weak
 
 from dataset_builder.problems import BuildProblem
-from dataset_builder.review import records
+from dataset_builder.review import records, risk
+from dataset_builder.review.cards import Filter
 from dataset_builder.review.decisions import FILE, Store, load
-from dataset_builder.review.desk import Desk, Filter, Refused
+from dataset_builder.review.desk import Desk, Refused
 from dataset_builder.review.server import TOKEN_HEADER, Server
 from dataset_builder.review.settle import decided
 
@@ -208,6 +210,44 @@ def test_a_build_meanwhile_is_noticed_and_one_under_way_is_waited_for(desk, fold
     (folder / "dataset.lock.json").write_bytes(kept)
     told = desk.summary()
     assert told["build"] != before["build"] and told["status"]["open"] == 0
+
+
+def test_a_decision_that_retired_is_listed_with_its_reason_and_can_only_be_taken_back(tmp_path, monkeypatch):
+    project(tmp_path, monkeypatch)
+    built(16)
+    desk = Desk(PLACE.folder)
+    card = first(desk, text="a blob is a small table")
+    desk.decide(card["key"], "accept", "")
+    Path("docs/quay.md").write_text(PAGE.replace("A blob is a small table", "A blob is one large table"))
+    built(16)
+    told = first(desk, status="retired")
+    assert told["why"] == "their quote is no longer in the documents" and told["question"] == card["question"]
+    assert desk.summary()["status"]["retired"] == 1
+    with pytest.raises(Refused, match="only be taken back"):
+        desk.decide(card["key"], "reject", told["seen"])
+    desk.decide(card["key"], "none", told["seen"])
+    assert desk.summary()["status"]["retired"] == 0 and desk.queue(Filter(status="retired"))["total"] == 0
+
+
+def test_a_build_that_begins_while_its_files_are_read_is_waited_for(desk, folder, monkeypatch):
+    before = desk.summary()
+    (folder / records.PAIRS).write_text("torn")
+    with pytest.raises(BuildProblem, match=r"cannot be read.*(?s:.)*recipe data"):
+        desk.summary()
+    torn = records.read
+
+    def meanwhile(path):
+        (folder / "dataset.lock.json").unlink()
+        return torn(path)
+
+    monkeypatch.setattr(records, "read", meanwhile)
+    assert desk.summary() == before
+
+
+def test_the_page_about_it_lists_every_reason():
+    text = (ROOT / "docs/review.md").read_text()
+    rows = {name.strip(): points for name, points in re.findall(r"(?m)^\| ([a-z :]+) \| (\d+) \|", text)}
+    assert rows == {name: str(points) for name, points, _ in risk.REASONS}
 
 
 def test_a_folder_without_a_whole_dataset_is_refused(folder):

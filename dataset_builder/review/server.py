@@ -19,7 +19,8 @@ from importlib import resources
 from urllib.parse import parse_qsl, urlsplit
 
 from dataset_builder.problems import BuildProblem
-from dataset_builder.review.desk import Desk, Filter, Refused
+from dataset_builder.review.cards import Filter
+from dataset_builder.review.desk import Desk, Refused
 
 HOST = "127.0.0.1"
 TOKEN_HEADER = "X-Review-Token"
