@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from compiler.families import FAMILIES, Family
@@ -112,6 +112,14 @@ class Architecture:
     learned_positions: int = 0
     """Rows of the learned position embedding; 0 with rotary positions."""
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Kept: a plan asks for it a thousand times, with every piece that is derived once for a shape."""
+        return hash(tuple(getattr(self, one.name) for one in dataclasses.fields(self)))
+
     @property
     def query_size(self) -> int:
         return self.num_heads * self.head_dim
@@ -207,7 +215,7 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
     positions = size("max_position_embeddings")
     window, windowed = _window(config, family, layers)
     bias = {name: _flag(config, getattr(family, name)) for name in ("attention_bias", "output_bias", "mlp_bias")}
-    return Architecture(
+    found = Architecture(
         model_type=model_type,
         vocab_size=size("vocab_size"),
         hidden_size=hidden,
@@ -233,6 +241,13 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         learned_positions=positions if family.learned_positions else 0,
         **bias,
     )
+    return _known(found)
+
+
+@lru_cache(maxsize=256)
+def _known(architecture: Architecture) -> Architecture:
+    """The first of equal ones: what was derived for it is found by identity."""
+    return architecture
 
 
 def config_dict(architecture: Architecture) -> dict[str, Any]:
