@@ -11,6 +11,8 @@ import importlib.util
 import logging
 import os
 import pickle
+import queue
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -64,18 +66,9 @@ class OnRay:
                 yield from self._away(function, window)
 
     def _away(self, function: Callable[[A], B], window: list[bytes]) -> Iterator[B]:
-        import pyarrow
-
         ray = self._ray()
         try:
-            table = pyarrow.table({"at": range(len(window)), "row": pyarrow.array(window, pyarrow.large_binary())})
-            size = -(-len(window) // (BLOCKS_A_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))))
-            blocks = [table.slice(start, size) for start in range(0, len(window), size)]
-            work = _Work(pickle.dumps(function), builder_digest())
-            out = ray.data.from_arrow(blocks).map_batches(
-                work, batch_size=None, batch_format="pyarrow", max_retries=RETRIES
-            )
-            made = {row["at"]: row["made"] for row in out.iter_rows()}
+            made = _elsewhere(lambda: _made(ray, function, window))
         except ray.exceptions.RayError as wrong:
             raise BuildProblem(
                 f"--on ray: {_first_line(wrong)}\n  fix: see what ends the workers (memory?), and run it again"
@@ -110,10 +103,6 @@ class OnRay:
                 "  fix: check RAY_ADDRESS, or unset it to use the cores of this machine"
             ) from wrong
         self._joined = True
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
         return ray
 
     def close(self) -> None:
@@ -129,6 +118,39 @@ class OnRay:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _made(ray, function: Callable, window: list[bytes]) -> dict[int, bytes]:
+    """What the workers made of each row, by its place."""
+    import pyarrow
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    table = pyarrow.table({"at": range(len(window)), "row": pyarrow.array(window, pyarrow.large_binary())})
+    size = -(-len(window) // (BLOCKS_A_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))))
+    blocks = [table.slice(start, size) for start in range(0, len(window), size)]
+    work = _Work(pickle.dumps(function), builder_digest())
+    out = ray.data.from_arrow(blocks).map_batches(work, batch_size=None, batch_format="pyarrow", max_retries=RETRIES)
+    return {row["at"]: row["made"] for row in out.iter_rows()}
+
+
+def _elsewhere(work: Callable[[], B]) -> B:
+    """Runs `work` in a thread: a Ctrl-C then meets this code, which can end, and never Ray's own, which may hang."""
+    done: queue.SimpleQueue[tuple[B | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as wrong:
+            done.put((None, wrong))
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    value, wrong = done.get()
+    if wrong is not None:
+        raise wrong
+    return value
 
 
 @dataclass(frozen=True)
