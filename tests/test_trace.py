@@ -109,6 +109,22 @@ def test_closed_forms_against_a_live_trace(name):
 
 @pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loss", ["liger", "chunked", "cut"])
+def test_evaluation_and_loading_against_traces(loss):
+    """Liger does not fuse its loss in evaluation; both are of the model's own class, with no gradients."""
+    pytest.importorskip("axolotl")
+    from compiler.trace.compare import compare
+
+    for method in ("qlora-4bit", "lora"):
+        setup = replace(SETUP, method=method, cross_entropy=loss)
+        rows = {row.name: row for row in compare(GEMMA, setup, CUDA, eval_batch=3, eval_length=300).phases}
+        assert ("loading" in rows) == (method == "qlora-4bit"), "16-bit weights of one process load into RAM"
+        for name in rows:
+            assert rows[name].planned == pytest.approx(rows[name].traced, rel=0.01), name
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore")
 def test_what_axolotl_cannot_run_is_refused_in_the_planners_words():
     pytest.importorskip("axolotl")
     from compiler.constraints import conflict

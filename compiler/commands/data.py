@@ -26,16 +26,22 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.option("--estimate", is_flag=True, help="Make a dozen real calls and print what the whole build will take.")
 @click.option("--until", type=click.Choice(STAGES), default="write", help="Stop after this stage.", show_default=True)
 @click.option("--shard", callback=_shard, metavar="I/N", help="Ask only the I-th of N parts; answers go to the ledger.")
-@click.option("--merge", type=click.Path(dir_okay=False), multiple=True, metavar="LEDGER",
-              help="Take over the answers of another machine's ledger first (.cache/ledgers/<recipe>.sqlite); "
-                   "may be repeated.")
-@click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True,
-              help="Where reading, chunking, checking and comparing run; ray: on all cores, or the cluster of "
-                   "RAY_ADDRESS.")
+@click.option(
+    "--merge",
+    type=click.Path(dir_okay=False),
+    multiple=True,
+    metavar="LEDGER",
+    help="Take over the answers of another machine's ledger first (.cache/ledgers/<recipe>.sqlite); may be repeated.",
+)
+@click.option(
+    "--on",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    show_default=True,
+    help="Where reading, chunking, checking and comparing run; ray: on all cores, or the cluster of RAY_ADDRESS.",
+)
 @reporting()
-def command(
-    recipe: str, estimate: bool, until: str, shard: tuple[int, int], merge: tuple[str, ...], on: str
-) -> None:
+def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int], merge: tuple[str, ...], on: str) -> None:
     """Turn the recipe's sources into generated/<recipe>/dataset/train.csv and its evaluation tables.
 
     Example: recipe data recipes/quickstart.yaml

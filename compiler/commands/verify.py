@@ -52,7 +52,9 @@ def command(recipe: str, target: str | None, stack: str | None) -> None:
     wrong = False
     for plan in plans:
         case = plan.case
-        result = compare(case.model.architecture, plan.setup, case.machine)
+        rows = 0 if plan.decision("eval_every").value == "never" else plan.decision("eval_batch").value
+        length = plan.decision("eval_sequence_len").value
+        result = compare(case.model.architecture, plan.setup, case.machine, rows, length)
         click.echo(f"{case.recipe.name} / {case.target}: {case.model.id}, {describe(plan.setup)}\n")
         click.echo(table(result) + "\n")
         wrong = wrong or abs(result.error) > TOLERANCE

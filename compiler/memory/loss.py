@@ -72,9 +72,10 @@ def _cost(
 
 
 def _moments(tape: Tape, cross_entropy: str) -> tuple[tuple[Size, str], ...]:
-    """The highest moments; of the chunked loss those of each phase, since copies of its chunks are added to some."""
+    """The highest moments; of the chunked loss and in evaluation those of each phase, since not all see the same beside
+    them."""
     seen = tape.seen()
-    if cross_entropy != "chunked":
+    if cross_entropy != "chunked" and tape.recording:
         return tuple(highest(seen))
     phases = dict.fromkeys(phase for _, phase in seen)
     kept = [highest(moment for moment in seen if moment[1] == phase) for phase in phases]
@@ -100,8 +101,9 @@ def _evaluation(
     hidden = _final_norm(tape, hidden, a, full)
     run = {"standard": _standard, "chunked": _chunked, "cut": _cut}[cross_entropy]
     loss, logits = run(tape, hidden, a, head_width, False)
+    del hidden
     _returned(tape, logits)
-    del hidden, loss, logits
+    del loss, logits
     return _moments(tape, cross_entropy)
 
 

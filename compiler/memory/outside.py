@@ -41,8 +41,7 @@ def _beside_loading(architecture: Architecture, setup: Setup, static: Static, cp
             return float(static.weights), "the whole quantised model on every device, until its shards are cut"
         return 2.0 * loaded * counts.embedding, "the largest table, whole, while rank 0 hands out its shards"
     arriving = float(loaded * max(one.weights for one in architecture.linears)) if quantised else 0.0
-    on_device = cpu or quantised or setup.devices > 1
-    if not on_device or skips_upcast(architecture, setup) or setup.zero_stage == 3 or loaded == 4:
+    if not loads_on_device(setup, cpu) or skips_upcast(architecture, setup) or setup.zero_stage == 3 or loaded == 4:
         return arriving, "one layer's linear in two bytes, while it is quantised" if arriving else ""
     table, head, norms = counts.embedding, counts.head, counts.norm
     if static.embedding_bytes == 4:  # they stay FP32: what is beside them is the old copy of the last one
@@ -52,6 +51,11 @@ def _beside_loading(architecture: Architecture, setup: Setup, static: Static, cp
     if most > arriving:
         return most, "embeddings and head in FP32 for a moment, while Axolotl casts them there and back"
     return arriving, "one layer's linear in two bytes, while it is quantised"
+
+
+def loads_on_device(setup: Setup, cpu: bool) -> bool:
+    """Whether the model lies on the device while Axolotl casts it: not where one process alone loads 16-bit weights."""
+    return cpu or setup.method in ("qlora-4bit", "lora-8bit") or setup.devices > 1
 
 
 def skips_upcast(architecture: Architecture, setup: Setup) -> bool:
@@ -67,17 +71,24 @@ def eval_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     where there are no metrics), so nothing is gathered over batches."""
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
-    base = (*base_terms(setup, static, rank), *mask_terms(architecture, setup, static.stream_bytes))
-    copies = _autocast_copies(architecture, setup)
-    if copies:
-        base += (Term("autocast_copies", "two-byte copies of FP32 weights that autocast keeps", copies),)
+    base = base_terms(setup, static, rank)
+    words = "two-byte copies of FP32 weights that autocast keeps until the model returns"
+    copied = _autocast_copies(architecture, setup)
+    copies = (Term("autocast_copies", words, copied),) if copied else ()
+    stream = float(static.stream_bytes * architecture.hidden_size)
+    decoder = (
+        *mask_terms(architecture, setup, static.stream_bytes),
+        Term("embedding_output", "the first layer's input", 0, stream),
+    )
     made, behind = [], 1 if setup.method == "full" else 0  # adapters' own gathers let go of the layer's buffer
-    below = line("", (*base, *gathered(architecture, setup, rank, 1, 1 + behind)))
+    below = line("", (*base, *gathered(architecture, setup, rank, 1, 1 + behind), *copies, *decoder))
     for size, _ in _layer_moments(architecture, setup, static.stream_bytes, cpu):
         made.append(line("eval", (Term("layer", "one layer, forward alone", *size),), below))
     below = line("", (*base, *gathered(architecture, setup, rank, 1, behind)))
-    for size, _ in evaluation_moments(architecture, setup, static.stream_bytes, static.embedding_bytes):
-        made.append(line("eval", (Term("logits", _EVAL_WORDS[setup.cross_entropy], *size),), below))
+    inside = line("", copies, below)
+    for size, phase in evaluation_moments(architecture, setup, static.stream_bytes, static.embedding_bytes):
+        logits = Term("logits", _EVAL_WORDS[setup.cross_entropy], *size)
+        made.append(line("eval", (logits,), below if phase == "returned" else inside))
     return tuple(made)
 
 

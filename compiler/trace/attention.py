@@ -154,8 +154,9 @@ def _math_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     groups, factor = query.shape[1] // key.shape[1], (scale or query.shape[-1] ** -0.5) ** 0.5
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = torch.zeros(query.shape[-2], key.shape[-2], dtype=query.dtype, device=query.device)
-    scores = torch.matmul(query * factor, (key * factor).transpose(-2, -1)).add_(causal)
-    return torch.matmul(Softmax.apply(scores, -1, query.dtype), value)
+    weights = torch.matmul(query * factor, (key * factor).transpose(-2, -1)).add_(causal)
+    weights = Softmax.apply(weights, -1, query.dtype)
+    return torch.matmul(weights, value)
 
 
 def _flash_forward(

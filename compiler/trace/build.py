@@ -29,14 +29,13 @@ def half_dtype(setup: Setup) -> torch.dtype:
     return torch.bfloat16 if setup.precision == "fp16" else torch.float16
 
 
-def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.Module, nn.Module]:
-    """(model to call, its causal LM) on the meta device. Raises ValueError for a model_type transformers does not
+def load_model(config: dict[str, Any], setup: Setup) -> nn.Module:
+    """The causal LM as it comes from disk, on the meta device. Raises ValueError for a model_type transformers does not
     know."""
     from transformers import AutoModelForCausalLM
 
-    optimizer_of(setup)
     register_flash()
-    dtype = half_dtype(setup) if setup.weights_dtype == "fp16" else DTYPES[setup.weights_dtype]
+    dtype = weights_dtype(setup)
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(_model_config(config, setup), dtype=dtype)
     causal.config._attn_implementation = ATTENTION[setup.attention]
@@ -44,7 +43,20 @@ def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.
         compute = DTYPES["bf16"] if autocasts(setup) else dtype  # Axolotl's `bnb_4bit_compute_dtype` is `torch_dtype`
         bits = 4 if setup.method == "qlora-4bit" else 8
         quantise_linears(causal, bits, dtype, compute, setup.double_quant, half_dtype(setup))
-    _cast(causal, setup, stack, dtype)
+    return causal
+
+
+def weights_dtype(setup: Setup) -> torch.dtype:
+    """Of the weights that are not quantised."""
+    return half_dtype(setup) if setup.weights_dtype == "fp16" else DTYPES[setup.weights_dtype]
+
+
+def build_model(config: dict[str, Any], setup: Setup, stack: Stack) -> tuple[nn.Module, nn.Module]:
+    """(model to call, its causal LM) on the meta device. Raises ValueError for a model_type transformers does not
+    know."""
+    optimizer_of(setup)
+    causal, dtype = load_model(config, setup), weights_dtype(setup)
+    cast_loaded(causal, setup, stack)
     model = causal if setup.method == "full" else _adapt(causal, setup, stack, dtype)
     version = VERSIONS[stack.transformers]
     for module in causal.modules():
@@ -112,13 +124,14 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or hasattr(module, "SCB") or hasattr(module, "double_quant")
 
 
-def _cast(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> None:
-    """Dtypes of norms, embeddings, head and biases after loading.
+def cast_loaded(causal: nn.Module, setup: Setup, stack: Stack, skip_tables: bool = False) -> None:
+    """Dtypes of norms, embeddings, head and biases after loading. `skip_tables`: Axolotl's `embeddings_skip_upcast`.
 
     Axolotl: 1. norms, embeddings and head to FP32; 2. k-bit preparation of a quantised model: every other 16-bit
     tensor to FP32; 3. back to the weights' dtype when there is an adapter, flash-like attention or cut cross-entropy.
     """
-    quantised = setup.method in ("qlora-4bit", "lora-8bit")
+    quantised, dtype = setup.method in ("qlora-4bit", "lora-8bit"), weights_dtype(setup)
+    tables = () if skip_tables else UPCAST_NAMES
     if stack.upcast == "norms":
         for name, module in causal.named_modules():
             if "norm" in name or "ln_" in name:
@@ -127,20 +140,23 @@ def _cast(causal: nn.Module, setup: Setup, stack: Stack, dtype: torch.dtype) -> 
     if stack.upcast == "none" or (stack.upcast == "kbit" and not quantised):
         return
     if stack.upcast == "axolotl":
-        _cast_named(causal, torch.float32)
+        _cast_named(causal, torch.float32, tables)
     if quantised:
-        for parameter in causal.parameters():
+        for name, parameter in causal.named_parameters():
+            if skip_tables and any(one in name for one in UPCAST_NAMES):
+                continue
             if parameter.dtype in (torch.float16, torch.bfloat16) and not hasattr(parameter, "quant_type"):
                 parameter.data = parameter.data.to(torch.float32)
     flash_like = setup.attention not in ("eager", "sdpa")
     if stack.upcast == "axolotl" and (setup.method != "full" or flash_like or setup.cross_entropy == "cut"):
-        _cast_named(causal, dtype)
+        _cast_named(causal, dtype, tables)
 
 
-def _cast_named(causal: nn.Module, dtype: torch.dtype) -> None:
+def _cast_named(causal: nn.Module, dtype: torch.dtype, tables: tuple[str, ...]) -> None:
     for name, module in causal.named_modules():
-        if "norm" in name or (any(one in name for one in UPCAST_NAMES) and hasattr(module, "weight")):
-            module.to(dtype)
+        if "norm" in name or (any(one in name for one in tables) and hasattr(module, "weight")):
+            for parameter in module.parameters():  # one by one, as `Module.to` does, which cannot swap fake ones
+                parameter.data = parameter.data.to(dtype)
 
 
 def to_fake(model: nn.Module) -> None:

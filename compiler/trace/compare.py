@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 from compiler.architecture import Architecture
 from compiler.memory import predict_memory
+from compiler.memory.outside import loads_on_device
 from compiler.memory.overhead import overhead_parts
 from compiler.stacks import Stack
+from compiler.trace.outside import trace_evaluation, trace_loading
 from compiler.trace.step import Trace, trace_step
 from compiler.values import Machine, Memory, Setup
 
@@ -95,13 +97,27 @@ def _on_one_device(setup: Setup) -> tuple[Setup, str]:
     return replace(setup, zero_stage=0, offload="none", devices=1), note
 
 
-def compare(architecture: Architecture, setup: Setup, machine: Machine) -> Comparison:
+def compare(
+    architecture: Architecture, setup: Setup, machine: Machine, eval_batch: int = 0, eval_length: int | None = None
+) -> Comparison:
     """Trace `setup` and set its live tensors against the plan's. FSDP is traced as it is, rank 0 of it; ZeRO and
-    offloads as one whole device: its activations are those of every rank, while its shards are arithmetic."""
+    offloads as one whole device: its activations are those of every rank, while its shards are arithmetic. Where
+    nothing is sharded, loading and an evaluation of `eval_batch` rows of `eval_length` tokens (0: none) as well."""
+    cpu, whole = machine.backend == "cpu", setup.zero_stage == 0 and setup.fsdp == "none"
+    beside = [_loading(architecture, setup, machine)] if whole and loads_on_device(setup, cpu) else []
     setup, note = _on_one_device(setup)
     planned = predict_memory(architecture, setup, machine)
-    traced = trace_step(architecture, setup, on_cpu=machine.backend == "cpu", steady=True)
-    return Comparison(traced, planned, _parts(traced, planned), _phases(traced, planned), note)
+    traced = trace_step(architecture, setup, on_cpu=cpu, steady=True)
+    if eval_batch and whole:
+        length = eval_length or setup.sequence_len
+        ours = dict(predict_memory(architecture, setup, machine, eval_batch, length).phases)["eval"]
+        beside.append(Row("evaluation", trace_evaluation(architecture, setup, eval_batch, length, cpu), ours))
+    return Comparison(traced, planned, _parts(traced, planned), (*_phases(traced, planned), *beside), note)
+
+
+def _loading(architecture: Architecture, setup: Setup, machine: Machine) -> Row:
+    ours = dict(predict_memory(architecture, setup, machine).phases)["load"]
+    return Row("loading", trace_loading(architecture, setup), ours)
 
 
 def _parts(traced: Trace, planned: Memory) -> tuple[Row, ...]:

@@ -92,7 +92,7 @@ def trace_step(
     if stack.foak:
         patches += foak_patches(causal)
     trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    with _patched(patches), ranks(setup) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
+    with patched(patches), ranks(setup) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         to_fake(model)
         if mesh is not None:
             shard_model(model, setup, mesh)
@@ -125,7 +125,7 @@ def _refuse(model_type: str, setup: Setup) -> None:
 
 
 @contextlib.contextmanager
-def _patched(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
+def patched(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     try:
         for owner, name, replacement in patches:
@@ -136,7 +136,8 @@ def _patched(patches: list[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady: bool) -> StorageFollower:
+def follow(model: nn.Module, causal: nn.Module, setup: Setup) -> StorageFollower:
+    """A follower that has counted the model's parameters and buffers."""
     trainable = [one for one in model.parameters() if one.requires_grad]
     shapes = frozenset(tuple(one.shape) for one in trainable if one.dim() == 2)
     follower = StorageFollower(Labels(causal.config.vocab_size, shapes))
@@ -145,6 +146,12 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
         follower.add(parameter, kind)
     for buffer in model.buffers():
         follower.add(buffer, "weights")
+    return follower
+
+
+def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady: bool) -> StorageFollower:
+    trainable = [one for one in model.parameters() if one.requires_grad]
+    follower = follow(model, causal, setup)
     for parameter in trainable:
         parameter.register_post_accumulate_grad_hook(lambda one: follower.add(one.grad, "gradients"))
     model.train()
@@ -152,11 +159,11 @@ def _run(model: nn.Module, causal: nn.Module, setup: Setup, stack: Stack, steady
     follower.resident_bytes = follower.total_bytes
     if setup.fsdp == "none":  # shards are cut from weights that lie in RAM
         follower.events[:] = loading_events(model, follower, DTYPE_BYTES[setup.weights_dtype])
-    with _patched(resize_patches(follower) if setup.fsdp != "none" else []), follower:
+    with patched(resize_patches(follower) if setup.fsdp != "none" else []), follower:
         follower.enter("load")
         micro_steps = min(2, setup.gradient_accumulation)
         if steady:
-            _make_states(trainable, optimizer, follower)
+            make_states(trainable, optimizer, follower)
             if micro_steps > 1:
                 _make_gradients(trainable, follower)
         for _ in range(1 if steady else STEPS):
@@ -201,7 +208,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _make_states(trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer, follower: StorageFollower) -> None:
+def make_states(trainable: list[nn.Parameter], optimizer: torch.optim.Optimizer, follower: StorageFollower) -> None:
     for parameter in trainable:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
