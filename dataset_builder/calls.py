@@ -24,6 +24,10 @@ SWITCH_SECONDS = 0.0005
 arrival and its commit. Python's own 5 ms would make that 60 ms, and an answer that is not committed is bought again."""
 
 
+LOOK_SECONDS = 1.0
+"""Between two looks at whether a call hangs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long to believe in an endpoint."""
@@ -242,19 +246,23 @@ class Caller:
         """The reply; a call that is late is only given up when it does not just wait in the server's queue."""
         answers_before, ahead = self._answers, self.limiter.in_flight
         call = self._loop.create_task(self.endpoint.ask(ask))
-        waited, patience = 0.0, self.limiter.patience_seconds(tries)
+        begun = time.monotonic()
+        step = min(LOOK_SECONDS, self.limiter.patience_seconds(tries))
         try:
-            while True:
-                step = patience / 4 if waited else patience
-                done, _ = await asyncio.wait({call}, timeout=step)
-                if done:
-                    return call.result()
-                waited += step
-                alive = time.monotonic() - self._answered_at < patience
+            while not (await asyncio.wait({call}, timeout=step))[0]:
+                # looked at anew each time: calls that went out before the usual latency was known may hang as well
+                now, patience = time.monotonic(), self.limiter.patience_seconds(tries)
+                waited = now - begun
+                step = min(LOOK_SECONDS, max(0.01, patience - waited))
+                if waited < patience:
+                    continue
+                step = patience / 4
+                alive = now - self._answered_at < patience
                 # once most of those that were ahead of it are answered, no queue is what keeps it
                 queue = self._answers - answers_before < 2 * ahead and 4 * self.limiter.in_flight > ahead
                 if not (alive and queue) or waited > 10 * self.limiter.timeout_s:
                     raise Trouble(HUNG, f"no answer within {waited:.0f} s")
+            return call.result()
         finally:
             call.cancel()
             call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, so asyncio is quiet
