@@ -160,6 +160,9 @@ def test_an_edit_is_proven_again_and_a_refused_one_says_why_and_stays(page, fold
     old = next(one for one in records.read(folder) if "--blob-size" in one.found.pair.question)
     new = old.found.pair.answer.replace("sets", "decides on")
     page.fill("#editor textarea[name=answer]", new)
+    page.keyboard.press("Escape")  # left by mistake: what was typed waits
+    page.keyboard.press("e")
+    assert page.input_value("#editor textarea[name=answer]") == new
     before = question(page)
     page.keyboard.press("Control+Enter")
     until(page, lambda: question(page) != before)

@@ -7,7 +7,8 @@ const OPEN = ["open", "refused"];  // what waits for a decision
 const FILTERS = ["text", "status", "order", "reason", "source", "kind", "view", "part"];
 const PARTS = {train: "trained", transfer: "held out", rejected: "rejected before", refused: "refused by the judge",
                retired: "retired decisions"};
-const state = {items: [], total: 0, card: null, busy: false, build: null, drafts: new Map(), loading: 0, keys: true};
+const state = {items: [], total: 0, card: null, busy: false, build: null, loading: 0, keys: true,
+               drafts: new Map(), left: new Map()};  // texts being typed, and those that Esc left
 
 // ---- the server -------------------------------------------------------------------------------------------------
 
@@ -238,6 +239,7 @@ async function decide(verdict, more = {}) {
     const at = place();
     const card = await ask("decide", {key: state.card.key, verdict, seen: state.card.seen, ...more});
     state.drafts.delete(card.key);
+    state.left.delete(card.key);
     show(card);
     await summary();
     say(verdict === "none" ? "Taken back." : `${card.status}.`);
@@ -278,7 +280,7 @@ const fields = () => Object.fromEntries(["question", "answer", "quote"].map((nam
 
 function edit() {
   if (!state.card || state.card.part === "retired") return;
-  const draft = state.drafts.get(state.card.key) || state.card;
+  const draft = state.drafts.get(state.card.key) || state.left.get(state.card.key) || state.card;
   for (const name of ["question", "answer", "quote"]) $("editor").elements[name].value = draft[name];
   $("editor").hidden = false;
   $("shown").hidden = $("actions").hidden = true;
@@ -407,6 +409,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 function leave() {
+  keepDraft();
+  if (state.drafts.has(state.card.key)) {
+    state.left.set(state.card.key, state.drafts.get(state.card.key));
+    notice("Your text waits here: e goes on with it.");
+  } else state.left.delete(state.card.key);
   state.drafts.delete(state.card.key);
   closeEditor();
   $("question").focus();
