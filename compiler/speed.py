@@ -17,29 +17,23 @@ Pure and cheap (microseconds): the search calls it for every setup.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 from compiler.architecture import Architecture
 from compiler.facts import rates
 from compiler.quick import dataclass
+from compiler.traffic import (
+    AXOLOTL,
+    Stack,
+    head_weight_bytes,
+    int8_bytes,
+    layer_of,
+    loss_bytes,
+    shapes_of,
+)
 from compiler.values import DatasetFacts, Machine, Setup, Speed
 
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """How another training program differs from an Axolotl plan; only comparisons with its measurements set it."""
-
-    fused_layers: bool = False
-    """Norms and rotary positions as one kernel each (Liger's layer kernels, which plans leave off)."""
-    fp32_stream: bool = False
-    """The residual stream in FP32 (PEFT's k-bit preparation without autocast)."""
-    adapter_dtype_bytes: int = 4
-    """Adapter weights; PEFT copies the adapter's input to their dtype."""
-    adapter_collectives: bool = False
-    """Every adapter matrix is gathered on its own (FSDP's wrapping for PEFT); ZeRO-3 keeps parameters that small."""
-
-
-AXOLOTL = Stack()
+PCIE_GB_S = 128.0
+"""No PCIe slot is faster one way (5.0, 16 lanes: 63; 6.0: 121); a faster link between devices is NVLink or its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +41,18 @@ class Work:
     """What one device does in one micro-step of `tokens`, per token unless said otherwise."""
 
     matmul_flops: float
+    """Of the layers and their adapters."""
     matmul_bytes: float
-    """Per micro-step: every weight read once a pass; products of few tokens are bound by it."""
+    """Per micro-step: every weight of the layers read once a pass; products of few tokens are bound by it."""
+    head_flops: float
+    head_bytes: float
+    """Per micro-step: the head's weight as often as its products read it."""
     attention_flops: float
     stream_bytes: float
     dequantised_weights: float
     """Per micro-step: weights turned into the compute dtype, all passes."""
+    cast_bytes: float
+    """Per micro-step: FP32 weights copied to 16 bits by autocast, and their gradients back."""
     kernels: int
     """Per micro-step."""
 
@@ -100,31 +100,61 @@ def step_parts(
     """(name, seconds of one optimizer step, how). `padded`: tokens of one row as computed; `attended`: tokens that a
     row's attention spans."""
     rate = rates()
-    work = micro_work(architecture, setup, attended, stack)
+    work = micro_work(architecture, setup, attended, stack, padded)
     tflops, bandwidth = _rates_of(machine, setup)
     tokens = setup.micro_batch * padded
     times = setup.gradient_accumulation
     shares = rate["matmul_share"]
     share_of = shares.get(machine.id) or shares.get(machine.capability) or shares["default"]
-    products = tokens * work.matmul_flops / (tflops * share_of * 1e12)
-    matmul = times * max(products, work.matmul_bytes / (bandwidth * rate["memory_share"] * 1e9))
+    flops, streamed = tflops * share_of * 1e12, bandwidth * rate["memory_share"] * 1e9
+    # the last row of tiles of a product is half empty on average
+    rows = tokens + rate["tile_tokens"] / 2
+    layers, head = (
+        max(rows * work.matmul_flops / flops, work.matmul_bytes / streamed),
+        max(rows * work.head_flops / flops, work.head_bytes / streamed),
+    )
+    matmul = times * (layers + head)
     attention_rate = rate["attention_share"] * min(1.0, architecture.head_dim / 128) ** rate["attention_head_exponent"]
     attention = times * tokens * work.attention_flops / (tflops * attention_rate * 1e12)
-    stream = times * tokens * work.stream_bytes / (bandwidth * rate["memory_share"] * 1e9)
-    dequant = times * work.dequantised_weights * rate["dequantise_bytes_per_weight"] / (bandwidth * 1e9)
-    device = matmul + attention + stream
-    launch = max(0.0, times * work.kernels * rate["launch_seconds"] - device)
+    stream = times * (tokens * work.stream_bytes + work.cast_bytes) / streamed
+    each = stack.dequantise_seconds or rate["dequantise_bytes_per_weight"] / (bandwidth * 1e9)
+    dequant = times * work.dequantised_weights * each
+    device = matmul + attention + stream + dequant
+    gathers = weight_gathers(architecture, setup, stack)
+    host = times * work.kernels * rate["launch_seconds"] + gathers * rate["collective_seconds"]
+    launch = _beyond(host, device, rate["overlap_exponent"])
+    gflops = (work.matmul_flops + work.head_flops) / 1e9
     parts = [
-        ("matrix products", matmul, f"{work.matmul_flops / 1e9:.1f} GFLOP a token"),
+        ("matrix products", matmul, f"{gflops:.1f} GFLOP a token"),
         ("attention", attention, f"{work.attention_flops / 1e9:.2f} GFLOP a token"),
         ("memory-bound kernels", stream, f"{work.stream_bytes / 1e6:.2f} MB a token"),
     ]
     if dequant:
         parts.append(("dequantisation", dequant, f"{work.dequantised_weights / 1e9:.1f} G weights a micro-step"))
     if launch:
-        parts.append(("kernel launches", launch, f"{work.kernels} kernels a micro-step, beyond the device's own time"))
-    parts += _step_parts(architecture, setup, machine, bandwidth, device + dequant + launch, tokens, stack)
+        how = f"{work.kernels} kernels a micro-step" + (f" and {gathers} gathers a step" if gathers else "")
+        parts.append(("kernel launches", launch, f"{how}, beyond the device's own time"))
+    parts += _step_parts(architecture, setup, machine, bandwidth, device + launch, tokens)
     return tuple(parts)
+
+
+def weight_gathers(architecture: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> int:
+    """How often a step gathers the sharded weights of a layer or of one adapter: each costs the host some time."""
+    if setup.devices == 1 or (setup.zero_stage < 3 and setup.fsdp == "none"):
+        return 0
+    if setup.fsdp != "none":
+        passes, units = 2 if setup.fsdp == "full_shard" else 1, 2
+    else:
+        passes, units = 3 if setup.gradient_checkpointing != "off" else 2, 2 * stack.adapter_collectives
+    adapted = 0 if setup.method == "full" else shapes_of(architecture, setup.lora_targets).adapted
+    return setup.gradient_accumulation * passes * architecture.num_layers * (1 + units * adapted)
+
+
+def _beyond(host: float, device: float, exponent: float) -> float:
+    """Seconds that the host's launches add to the device's time. Where one of the two is far longer, the longer one
+    counts; where they are alike, kernels shorter than their launch leave gaps that the long ones cannot fill."""
+    longer, shorter = max(host, device), min(host, device)
+    return longer * (1 + (shorter / longer) ** exponent) ** (1 / exponent) - device if longer else 0.0
 
 
 def _step_parts(
@@ -134,7 +164,6 @@ def _step_parts(
     bandwidth: float,
     compute: float,
     tokens: float,
-    stack: Stack,
 ) -> list[tuple[str, float, str]]:
     """Parts that an optimizer step pays once, and what sharding and offload add."""
     rate = rates()
@@ -154,14 +183,14 @@ def _step_parts(
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         passes = 3 if setup.gradient_checkpointing != "off" else 2
         moved = setup.gradient_accumulation * passes * total * weight_bytes(setup) / setup.devices
-        parts.append(("parameters over PCIe", moved / (host * rate["link_share"] * 1e9), f"{moved / 1e9:.1f} GB"))
+        parts.append(("parameters over PCIe", moved / (host * rate["pcie_share"] * 1e9), f"{moved / 1e9:.1f} GB"))
     if setup.gradient_checkpointing == "offload":
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         moved = 2 * setup.gradient_accumulation * tokens * architecture.num_layers * architecture.hidden_size * 2
-        exposed = max(0.0, moved / (host * rate["link_share"] * 1e9) - compute)
+        exposed = max(0.0, moved / (host * rate["pcie_share"] * 1e9) - compute)
         parts.append(("activations over PCIe", exposed, f"{moved / 1e9:.1f} GB, the part not hidden behind compute"))
     if setup.devices > 1:
-        parts += _shared(architecture, setup, machine, compute, trained * size, total, stack)
+        parts += _shared(architecture, setup, machine, compute, trained * size, total)
     return parts
 
 
@@ -172,32 +201,29 @@ def _shared(
     compute: float,
     gradient_bytes: float,
     total: int,
-    stack: Stack,
 ) -> list[tuple[str, float, str]]:
     rate = rates()
     # without peer-to-peer every byte goes down to the host and up again
-    link = (machine.interconnect_gb_s or 15.75) * (1.0 if machine.peer_to_peer else 0.5) * rate["link_share"] * 1e9
+    gb_s = machine.interconnect_gb_s or 15.75
+    reached = rate["link_share"] if gb_s > PCIE_GB_S else rate["pcie_share"]
+    link = gb_s * (1.0 if machine.peer_to_peer else 0.5) * reached * 1e9
     share = (setup.devices - 1) / setup.devices
     if setup.fsdp != "none":
         # backward gathers once: a checkpointed layer is computed again with the weights that its backward needs
         passes = setup.gradient_accumulation * (2 if setup.fsdp == "full_shard" else 1)
         moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
-        adapted = shapes_of(architecture, None if setup.method == "full" else setup.lora_targets).adapted
-        collectives = passes * architecture.num_layers * (1 + 2 * adapted)
     elif setup.zero_stage < 3:
-        moved, collectives = (2 if setup.zero_stage < 2 else 1) * share * gradient_bytes, 4
+        moved = (2 if setup.zero_stage < 2 else 1) * share * gradient_bytes
         if setup.zero_stage in (1, 2):
             moved += share * gradient_bytes  # updated weights are gathered
     else:
         passes = setup.gradient_accumulation * (3 if setup.gradient_checkpointing != "off" else 2)
         moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
-        adapted = shapes_of(architecture, None if setup.method == "full" else setup.lora_targets).adapted
-        collectives = passes * architecture.num_layers * (1 + 2 * adapted * stack.adapter_collectives)
     seconds = moved / link
-    # the transfer runs beside the compute of the next layer, starting it does not
-    exposed = max(seconds - compute, (1 - rate["hidden_share"]) * seconds) + collectives * rate["collective_seconds"]
+    # part of the transfer runs beside the compute of the next layer
+    exposed = max(seconds - compute, (1 - rate["hidden_share"]) * seconds)
     return [
-        ("between devices", exposed, f"{moved / 1e9:.2f} GB a device, a quarter of it or more not hidden"),
+        ("between devices", exposed, f"{moved / 1e9:.2f} GB a device, the part not hidden behind compute"),
         ("waiting for the slowest device", compute * rate["straggler_share"], "measured on 2 and 4 devices"),
     ]
 
@@ -234,101 +260,48 @@ def _rates_of(machine: Machine, setup: Setup) -> tuple[float, float]:
     return tflops, machine.bandwidth_gb_s or rate["cpu_bandwidth_gb_s"]
 
 
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """Sums over the linears of one layer that no setting but the adapters' changes."""
-
-    inputs: int
-    outputs: int
-    adapted: int
-    """Linears that carry an adapter."""
-    adapted_inputs: int
-    adapted_outputs: int
-
-
-@lru_cache(maxsize=1024)
-def shapes_of(architecture: Architecture, targets: str | tuple[str, ...] | None) -> Shapes:
-    linears = architecture.linears
-    adapted = architecture.lora_linears(targets) if targets else ()
-    return Shapes(
-        sum(one.in_features for one in linears),
-        sum(one.out_features for one in linears),
-        len(adapted),
-        sum(one.in_features for one in adapted),
-        sum(one.out_features for one in adapted),
-    )
-
-
-def micro_work(architecture: Architecture, setup: Setup, attended: float, stack: Stack = AXOLOTL) -> Work:
-    """FLOPs, bytes and kernels of one micro-step; FLOPs and bytes per token."""
+def micro_work(
+    architecture: Architecture, setup: Setup, attended: float, stack: Stack = AXOLOTL, row: float | None = None
+) -> Work:
+    """FLOPs, bytes and kernels of one micro-step; FLOPs and bytes per token. `row`: tokens of one row as computed."""
     a = architecture
     full, checkpointed = setup.method == "full", setup.gradient_checkpointing != "off"
     forward = 2 if checkpointed else 1  # passes over a layer before its backward
-    shapes = shapes_of(a, None if full else setup.lora_targets)
-    weights = a.parameters.linear
+    layer = layer_of(a, setup, stack)
+    shapes = layer.shapes
+    weights, head = a.parameters.linear, a.vocab_size * a.hidden_size
     adapter = a.num_layers * (setup.lora_r or 16) * (shapes.adapted_inputs + shapes.adapted_outputs)
-    head = a.vocab_size * a.hidden_size
     trains_head = full or setup.train_embeddings
     matmul = 2 * weights * (forward + 1 + full) + 2 * adapter * (forward + 2)
-    matmul += 2 * head * (2 + trains_head + (setup.cross_entropy == "cut"))
+    head_flops = 2 * head * (2 + trains_head + (setup.cross_entropy == "cut"))
     window = min(attended, a.sliding_window or attended)
     spans = a.windowed_layers * min(attended / 2, window) + (a.num_layers - a.windowed_layers) * attended / 2
     eager = setup.attention == "eager"
     attention = 4 * a.query_size * spans * (2 if eager else 1) * (forward + (2 if eager else 2.5))
-    layer = _layer_bytes(a, stack, setup)
-    adapters = _adapter_bytes(shapes, setup, stack)
-    stream = a.num_layers * (forward * (layer[0] + adapters[0]) + layer[1] + adapters[1]) + _loss_bytes(a, setup)
+    stream = a.num_layers * (forward * layer.forward_bytes + layer.backward_bytes) + loss_bytes(a, setup, stack)
     if eager:  # scores, mask, softmax in FP32 and back, each over heads x length
         stream += a.num_layers * (forward + 2) * 20 * a.num_heads * attended
     # every product reads its input and writes its output; weights are read once a pass
     stream += a.num_layers * (forward + 1 + full) * 2 * (shapes.inputs + shapes.outputs)
-    quantised = {"qlora-4bit": forward + 1, "lora-8bit": 1}.get(setup.method, 0)
-    if setup.method == "lora-8bit":  # LLM.int8 quantises inputs row by row and turns INT32 sums back, forward only
-        stream += a.num_layers * forward * (6 * shapes.inputs + 10 * shapes.outputs)
-    per_layer = (15 if stack.fused_layers else 35) + 6 * shapes.adapted + (3 * len(a.linears) if quantised else 0)
-    kernels = int(a.num_layers * (forward + 1.6) * per_layer)
-    return Work(matmul, weights * 2 * (forward + 1), attention, stream, weights * quantised, kernels)
-
-
-def _layer_bytes(a: Architecture, stack: Stack, setup: Setup) -> tuple[float, float]:
-    """(forward, backward): bytes that the elementwise kernels of one layer read and write per token.
-
-    Counted kernel by kernel in the eager model code of transformers and its autograd formulas: RMSNorm is six kernels
-    forward, most in FP32; LayerNorm is one; a rotary embedding is six; SiLU times up is two."""
-    hidden, wide = a.hidden_size, 2 if stack.fp32_stream or setup.precision in ("fp32", "tf32") else 1
-    slow = rates()["strided_factor"]
-    norm = (4, 8) if stack.fused_layers or a.norm != "rmsnorm" else (36 * slow, 80 * slow)
-    rotary = (0, 0) if a.learned_positions else (4, 4) if stack.fused_layers else (20 * slow, 30 * slow)
-    gate = (6, 10) if setup.lora_kernels and a.gated_mlp else (10, 18) if a.gated_mlp else (4, 6)
-    rotated = a.query_size + a.kv_size
-    residual = (12, 30)  # backward: sums of the gradients of q, k, v, of gate and up, and of both branches
-    return (
-        wide * hidden * (norm[0] * a.norms_per_layer + residual[0])
-        + rotary[0] * rotated
-        + gate[0] * a.intermediate_size,
-        wide * hidden * (norm[1] * a.norms_per_layer + residual[1])
-        + rotary[1] * rotated
-        + gate[1] * a.intermediate_size,
+    dequantised = weights * {"qlora-4bit": forward + 1, "lora-8bit": 1}.get(setup.method, 0)
+    if setup.method == "lora-8bit":
+        stream += a.num_layers * forward * int8_bytes(shapes)
+    elif dequantised and stack.quantised_head_chunk:
+        dequantised += 2 * head * math.ceil((row or attended) / stack.quantised_head_chunk)
+    wide = setup.weights_dtype == "fp32" and setup.precision in ("bf16", "fp16") and not dequantised
+    casts = 6 * (weights * (forward + full) + head * (1 + trains_head)) if wide else 0
+    kernels = int(a.num_layers * (forward + 1.6) * layer.kernels)
+    return Work(
+        matmul,
+        weights * 2 * (forward + 1 + full),
+        head_flops,
+        head_weight_bytes(a, trains_head),
+        attention,
+        stream,
+        dequantised,
+        casts,
+        kernels,
     )
-
-
-def _adapter_bytes(shapes: Shapes, setup: Setup, stack: Stack) -> tuple[float, float]:
-    """(forward, backward): bytes of the adapters of one layer per token. PEFT copies the input to the adapter's dtype,
-    scales the output and adds it in kernels of their own; Axolotl's LoRA kernels add in place."""
-    if setup.lora_kernels:
-        forward, backward = (2, 4), (6, 4)
-    elif stack.adapter_dtype_bytes == 4:
-        forward, backward = (10, 28), (20, 22)
-    else:
-        forward, backward = (2, 12), (10, 8)
-    into, out = shapes.adapted_inputs, shapes.adapted_outputs
-    return forward[0] * into + forward[1] * out, backward[0] * into + backward[1] * out
-
-
-def _loss_bytes(a: Architecture, setup: Setup) -> float:
-    """Per token: bytes of the loss's passes over the logits, forward and backward."""
-    per_logit = {"standard": 32, "chunked": 12, "liger": 8, "cut": 0}[setup.cross_entropy]
-    return a.vocab_size * (per_logit + (6 if a.final_logit_softcapping else 0) + (4 if a.logits_scaling else 0))
 
 
 def row_tokens(setup: Setup, dataset: DatasetFacts) -> tuple[float, float, float]:
@@ -342,7 +315,7 @@ def row_tokens(setup: Setup, dataset: DatasetFacts) -> tuple[float, float, float
         varlen = setup.attention in ("flash_attention_2", "flex_attention")
         return length, length * fill, min(length, mean * math.exp(spread**2)) if varlen else length
     longest = mean if setup.micro_batch == 1 or not spread else mean * math.exp(
-        _normal_quantile(setup.micro_batch / (setup.micro_batch + 1)) * spread - spread**2 / 2
+        _normal_quantile((setup.micro_batch - 0.375) / (setup.micro_batch + 0.25)) * spread - spread**2 / 2
     )  # fmt: skip
     padded = min(float(length), max(mean, longest))
     return padded, mean, padded

@@ -1,6 +1,8 @@
 """Speed against published runs, and the properties that the search relies on."""
 
 import importlib.util
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.facts import models
+from compiler import speed
+from compiler.facts import gpus, models
 from compiler.speed import micro_work, predict_speed, row_tokens, step_parts, trained_parameters
 from compiler.values import DatasetFacts, Setup
 
@@ -23,23 +26,21 @@ def script():
 
 
 fit = script()
+levers = sys.modules["speed_levers"]
 DATA = fit.prepared()
-GROUPS = fit.by_group(DATA, fit.MEAN_TOKENS)
+ROWS_FOUND = fit.rows_of(DATA)
+GROUPS = fit.by_group(DATA)
 # a little above what docs/speed.md shows: a change that makes a group worse has to be looked at
 MEAN_ERROR_AT_MOST = {
-    "fms-main-qlora-nf4": 0.14,
-    "litgpt-confighub-qlora-nf4": 0.12,
-    "litgpt-holdout": 0.09,
+    "litgpt-confighub-qlora-nf4": 0.08,
+    "litgpt-holdout": 0.095,
     "litgpt-confighub-lora": 0.10,
-    "litgpt-resource-lora": 0.10,
-    "fms-granite-qlora-nf4": 0.08,
 }
 TAU_AT_LEAST = {
-    "litgpt-confighub-qlora-nf4": 0.4,
-    "litgpt-confighub-lora": 0.7,
-    "fms-liger-full": 0.7,
-    "fms-liger-lora": 0.88,
-    "litgpt-holdout": 0.88,
+    "litgpt-confighub-qlora-nf4": 0.5,
+    "litgpt-confighub-lora": 0.85,
+    "fms-liger-full": 0.84,
+    "fms-main-lora": 0.84,
 }
 
 GEMMA = models()["google/gemma-2-2b-it"].architecture
@@ -60,25 +61,36 @@ def rate(**changes) -> float:
 def test_published_runs(group):
     assert fit.mean_error(GROUPS[group]) <= MEAN_ERROR_AT_MOST.get(group, 0.06)
     if len(GROUPS[group]) > 2:
-        assert fit.kendall(GROUPS[group]) >= TAU_AT_LEAST.get(group, 0.9)
+        assert fit.kendall(GROUPS[group], fit.TIE) >= TAU_AT_LEAST.get(group, 0.95)
 
 
 def test_mean_error_over_all_runs():
     pairs = [pair for found in GROUPS.values() for pair in found]
     assert len(pairs) == 203
-    assert fit.mean_error(pairs) <= 0.07
+    assert fit.mean_error(pairs) <= 0.045
 
 
-def test_the_page_shows_what_the_script_computes():
-    page = (SCRIPT.parent.parent / "docs" / "speed.md").read_text(encoding="utf-8")
-    for line in fit.table(GROUPS, {})[2:]:
-        assert "|".join(line.split("|")[:6]) in page
+def test_the_page_is_what_the_script_writes():
+    kept = json.loads((SCRIPT.parent / "speed_left_out.json").read_text(encoding="utf-8"))
+    assert (SCRIPT.parent.parent / "docs" / "speed.md").read_text(encoding="utf-8") == fit.page(DATA, kept)
+
+
+def test_levers_point_the_way_they_were_measured():
+    for lever in levers.LEVERS:
+        pairs = levers.lever_pairs(ROWS_FOUND, lever)
+        assert len(pairs) >= 4, lever[0]
+        if lever[0] != "NF4 -> GPTQ":  # predicted alike
+            clear = [one for one in pairs if abs(one[0] - 1) > 0.02]
+            right = [one for one in clear if (one[0] - 1) * (one[1] - 1) > 0]
+            assert len(right) >= 0.9 * len(clear), lever[0]
 
 
 def test_kendall_tau_of_known_rankings():
     assert fit.kendall([(1, 1), (2, 2), (3, 3)]) == 1.0
     assert fit.kendall([(1, 3), (2, 2), (3, 1)]) == -1.0
     assert fit.kendall([(1, 1), (1, 2), (3, 3)]) == pytest.approx(2 / (3 * 2) ** 0.5)
+    assert fit.kendall([(1, 3.01), (2, 3.0), (3, 4)]) == pytest.approx(1 / 3)
+    assert fit.kendall([(1, 3.01), (2, 3.0), (3, 4)], tie=0.01) == 1.0  # two measured alike are in no order
 
 
 def test_flops_of_a_full_step_are_six_per_weight_without_checkpointing():
@@ -87,7 +99,7 @@ def test_flops_of_a_full_step_are_six_per_weight_without_checkpointing():
     weights = (
         GEMMA.parameters.linear + GEMMA.parameters.embedding
     )  # the tied head is a product, the embedding a look-up
-    assert work.matmul_flops == 6 * weights
+    assert work.matmul_flops + work.head_flops == 6 * weights
     assert work.attention_flops == work.dequantised_weights == 0
     checkpointed = micro_work(GEMMA, replace(setup, gradient_checkpointing="on"), 0)
     assert checkpointed.matmul_flops - work.matmul_flops == 2 * GEMMA.parameters.linear
@@ -98,7 +110,8 @@ def test_lora_leaves_out_the_gradients_of_frozen_weights():
     lora = micro_work(GEMMA, replace(SETUP, method="lora"), 0)
     adapters = GEMMA.lora_parameters(16, "all-linear")
     saved = 2 * (GEMMA.parameters.linear + GEMMA.parameters.embedding)
-    assert full.matmul_flops - lora.matmul_flops == saved - 8 * adapters
+    difference = full.matmul_flops + full.head_flops - lora.matmul_flops - lora.head_flops
+    assert difference == saved - 8 * adapters
     assert trained_parameters(GEMMA, replace(SETUP, method="lora")) == adapters
 
 
@@ -197,3 +210,39 @@ def test_longer_rows_take_longer(setup, length):
         for tokens in (length, 2 * length)
     )
     assert longer >= shorter * (1 - 1e-9)  # equal where the host's launches are the limit
+
+
+def test_no_card_of_the_catalogue_beats_its_datasheet():
+    packed = replace(SETUP, sequence_len=2048)
+    for gpu in gpus().values():
+        if gpu.vram_bytes is None:
+            continue
+        machine = fit.machine_of(gpu.id, 1)
+        for architecture in {model.architecture for model in models().values()}:
+            for setup in (packed, replace(packed, method="full", lora_r=None, micro_batch=1, cross_entropy="standard")):
+                run = predict_speed(architecture, setup, machine, ROWS)
+                work = micro_work(architecture, setup, 2048)
+                flops = work.matmul_flops + work.head_flops + work.attention_flops
+                rate = flops * setup.tokens_per_micro_step * setup.gradient_accumulation / run.seconds_per_step
+                assert 0 < rate < (gpu.bf16_tflops or 0.5) * 1e12, (gpu.id, architecture)
+                assert 0 < run.hours < 1e5 and all(seconds >= 0 for _, seconds, _ in run.parts)
+
+
+def test_shards_travel_no_faster_than_the_link():
+    setup = replace(SETUP, method="full", lora_r=None, devices=2, zero_stage=3)
+    for gpu in gpus().values():
+        if gpu.vram_bytes is None or gpu.device_link_gb_s is None:
+            continue
+        machine = fit.machine_of(gpu.id, 2)
+        total = GEMMA.parameters.total
+        parts = speed._shared(GEMMA, setup, machine, 0.0, 2 * total, total)
+        gathered = 4 * setup.gradient_accumulation * total  # three gathers and gradients, 2 bytes, half of it remote
+        once = machine.interconnect_gb_s * (1 if machine.peer_to_peer else 0.5)
+        assert gathered / parts[0][1] <= once * 1e9, gpu.id
+
+
+def test_the_host_updates_no_faster_than_its_memory():
+    setup = replace(SETUP, method="full", lora_r=None, zero_stage=2, offload="optimizer", devices=2)
+    parts = {name: seconds for name, seconds, _ in predict_speed(GEMMA, setup, CARD, ROWS).parts}
+    moved = 28 * GEMMA.parameters.total / 2  # weight, gradient and two states in FP32, read and written
+    assert 10e9 < moved / parts["optimizer in host RAM"] < 80e9
