@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +55,38 @@ def test_the_plan_is_what_torch_does(name: str) -> None:
     adapters = 4 * found.adapter_shard
     assert traced.resident_bytes == pytest.approx(shards + adapters, rel=1e-3)
     assert live_bytes(architecture, setup) == pytest.approx(traced.total_bytes, rel=0.02)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_real_processes_hold_what_the_trace_and_the_plan_say(method: str, tmp_path: Path) -> None:
+    """gloo, real tensors, every storage followed: rank 0 to the byte, the plan within 2 %."""
+    pytest.importorskip("torch")
+    from sharded_processes import architecture, setup_of
+
+    from compiler.trace.step import trace_step
+
+    ranks = [_start(rank, tmp_path / "store", method) for rank in range(2)]
+    told = []
+    for process in ranks:
+        output, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors[-3000:]
+        told.append(json.loads(output.splitlines()[-1]))
+    traced = trace_step(architecture(), setup_of(method), on_cpu=True)
+    assert told[0] == {"resident": traced.resident_bytes, "peak": traced.total_bytes}
+    assert told[1]["peak"] <= told[0]["peak"], "rank 0 has the larger part of uneven rows"
+    assert live_bytes(architecture(), setup_of(method), True) == pytest.approx(told[0]["peak"], rel=0.02)
+
+
+def _start(rank: int, store: Path, method: str) -> subprocess.Popen[str]:
+    here = Path(__file__).resolve().parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(here / "sharded_processes.py"), str(rank), "2", str(store), method]
+    return subprocess.Popen(
+        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def test_shards_of_uneven_rows_are_padded() -> None:

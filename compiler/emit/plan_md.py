@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler import AXOLOTL_VERSION, __version__
 from compiler.emit.bar import BAR_WIDTH, bar, memory_lines
-from compiler.emit.launch import merge_command, requirements, shell_line
+from compiler.emit.launch import config_path, merge_command, requirements, shell_line
 from compiler.emit.stamp import facts_digest, recipe_digest
 from compiler.memory import merge_part
 from compiler.units import format_size
@@ -82,6 +82,11 @@ def _run(plan: Plan) -> str | None:
         size = format_size(merge.bytes)
         lines += ["", f"Fold the adapter into the weights afterwards, on the CPU: about {size} of RAM, {merge.how}.",
                   "", "```sh", merge_command(plan), "```"]  # fmt: skip
+    if plan.setup.fsdp != "none":
+        what = "the adapter" if merge is not None else "the model"
+        joined = f"axolotl merge-sharded-fsdp-weights {config_path(plan)}"
+        said = f"The end of the run is {what} in one piece; checkpoints on the way are shards, which this joins:"
+        lines += ["", said, "", "```sh", joined, "```"]
     lines += [
         "",
         "A file `~/.cache/huggingface/accelerate/default_config.yaml`, if there is one, overrides parts of this "

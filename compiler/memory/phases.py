@@ -85,7 +85,9 @@ def _gather_lines(
     stream = Term("embedding_output", "the input of the first layer", 0, width)
     loss = Term("logits", "what the loss holds between forward and backward", *head.held)
     so_far = Term("gradients", gradients.how + ", so far", made.head)
-    last = Term("gradients", gradients.how + ", so far", made.head + architecture.num_layers * made.layer)
+    # the second layer's reduction: the first has no further gather beside it
+    before_last = max(0, architecture.num_layers - 2) * made.layer
+    last = Term("gradients", gradients.how + ", so far", made.head + before_last)
     lines = [
         line("gather", (*carried, *gathered(architecture, setup, rank, 2, 2, False), stream), base),
         line("gather", (*carried, *kept, *gathered(architecture, setup, rank, 2, 0), loss), base),
@@ -169,6 +171,8 @@ def _layer_lines(
     """Backward of the last layer of each kind (all that forward kept before it is there) and of the first layer (all
     gradients are there); `upon` has what else is there at the one and at the other."""
     mode, lines, after = setup.gradient_checkpointing, [], 0
+    # FSDP, weights in training: the last layer but one has the buffer of the last gather beside it, which is more
+    all_done = max(0, architecture.num_layers - (2 if setup.fsdp != "none" and setup.method == "full" else 1))
     for position, (layer, _) in enumerate(stack):
         moments = {"off": layer.plain, "on": layer.recomputed, "offload": layer.fetched}[mode]
         before = tuple(
@@ -184,7 +188,7 @@ def _layer_lines(
                 kept = _kept(setup, architecture, before)
                 lines.append(line("layer", (gradients, *waiting, *kept, inside), upon[0]))
                 continue
-            for below, held, done in ((upon[0], before, after), (upon[1], first, architecture.num_layers - 1)):
+            for below, held, done in ((upon[0], before, after), (upon[1], first, all_done)):
                 there = Term("gradients", gradients.how + ", so far", made.head + done * made.layer)
                 lines.append(line("layer", (there, *_kept(setup, architecture, held), inside), below))
         after += 1
