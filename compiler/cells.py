@@ -15,7 +15,7 @@ from compiler.architecture import Architecture
 from compiler.constraints import conflict, dominated
 from compiler.domain import Domain
 from compiler.memory.layer import one_row_matters
-from compiler.memory.lines import chunk_rows
+from compiler.memory.lines import chunk_rows, numbers_at
 from compiler.memory.model import Moments, held_share, moments, total_bytes
 from compiler.memory.shards import Shard, shard
 from compiler.memory.static import static_state
@@ -139,10 +139,9 @@ class Peaks:
         key = (shape, batch[1] > 1, batch[0] == 1 and one_row_matters(architecture, setup))
         if key not in self.shapes:
             self.shapes[key] = moments(architecture, setup, self.machine.backend == "cpu")
-        (*step, end), load, _ = self.shapes[key]
-        assert end.phase == "optimizer" and step[-1].phase != "optimizer"
+        (*step, end), loading, _ = self.shapes[key]
         tokens = batch[0] * length
         rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-        within = max([one.bytes_at(tokens, length, rows) for one in step])
-        at_end = end.bytes_at(tokens, length, rows) - held.step_copies
-        return within - held.states, at_end - held.states, load.const
+        within = max([numbers_at(one, tokens, length, rows) for one in step])
+        at_end = numbers_at(end, tokens, length, rows) - held.step_copies
+        return within - held.states, at_end - held.states, loading

@@ -33,6 +33,20 @@ class Term(NamedTuple):
         return self.const + per_token * tokens + self.per_chunk_row * rows
 
 
+Numbers = tuple[float, float, float, float, float]
+"""What a line adds up to: const, per_token, per_token_length, per_chunk_row, per_batched_token. A plain tuple of
+numbers, which the garbage collector stops walking over: the search keeps thousands of them."""
+
+
+def numbers_at(numbers: Numbers, tokens: int, sequence_len: int, rows: int) -> float:
+    """Bytes of a line with `tokens` tokens in a micro-batch and `rows` rows in a chunk of logits."""
+    const, per_token, per_token_length, per_chunk_row, per_batched_token = numbers
+    per_token += per_token_length * sequence_len
+    if tokens > sequence_len:
+        per_token += per_batched_token
+    return const + per_token * tokens + per_chunk_row * rows
+
+
 class Line(NamedTuple):
     """One moment of the step and what is alive then; or what several moments have in common."""
 
@@ -44,11 +58,12 @@ class Line(NamedTuple):
     per_chunk_row: float
     per_batched_token: float
 
+    @property
+    def numbers(self) -> Numbers:
+        return tuple(self[2:])
+
     def bytes_at(self, tokens: int, sequence_len: int, rows: int) -> float:
-        per_token = self.per_token + self.per_token_length * sequence_len
-        if tokens > sequence_len:
-            per_token += self.per_batched_token
-        return self.const + per_token * tokens + self.per_chunk_row * rows
+        return numbers_at(self.numbers, tokens, sequence_len, rows)
 
 
 NOTHING = Line("", (), 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from compiler.architecture import Architecture
 from compiler.memory.layer import one_row_matters
-from compiler.memory.lines import Line, Term, chunk_rows
+from compiler.memory.lines import Line, Numbers, Term, chunk_rows, numbers_at
 from compiler.memory.outside import eval_lines, host_loading, load_line
 from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
 from compiler.memory.phases import needs_mask, step_lines
@@ -20,19 +20,23 @@ from compiler.values import Machine, Memory, Part, Setup
 class Moments(NamedTuple):
     """What can be the peak of a setup, whatever its micro-batch."""
 
-    step: tuple[Line, ...]
-    load: Line
+    step: tuple[Numbers, ...]
+    """The optimizer's moment last."""
+    loading: float
+    """Bytes."""
     resident: float
     """Bytes of what lies still: the weights."""
 
 
 def moments(architecture: Architecture, setup: Setup, cpu: bool = False) -> Moments:
-    """The moments of a step that can be its peak, and that of loading; live tensors alone.
+    """The moments of a step that can be its peak, and that of loading; live tensors alone."""
+    return _moments(architecture, _shape(architecture, setup), cpu)
 
-    They do not depend on micro-batch, but for `one_row_matters`; on sequence length only where a sliding window needs a
-    mask (`sdpa`).
-    """
-    shape = replace(
+
+def _shape(architecture: Architecture, setup: Setup) -> Setup:
+    """The setup as its moments know it: they do not depend on micro-batch, but for `one_row_matters`; on sequence
+    length only where a sliding window needs a mask (`sdpa`)."""
+    return replace(
         setup,
         micro_batch=min(2, setup.micro_batch) if one_row_matters(architecture, setup) else 2,
         gradient_accumulation=min(2, setup.gradient_accumulation),
@@ -41,13 +45,20 @@ def moments(architecture: Architecture, setup: Setup, cpu: bool = False) -> Mome
         lora_alpha=None,
         lora_dropout=float(setup.lora_dropout > 0),
     )
-    return _moments(architecture, shape, cpu)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def _moments(architecture: Architecture, shape: Setup, cpu: bool) -> Moments:
-    step = step_lines(architecture, shape, cpu)
-    return Moments(step, load_line(architecture, shape, cpu), _resident(step[0]))
+    """Numbers alone are kept for every shape: most shapes are never explained."""
+    step, load = _lines(architecture, shape, cpu)
+    assert step[-1].phase == "optimizer" and step[-2].phase != "optimizer"
+    return Moments(tuple([one.numbers for one in step]), load.const, _resident(step[0]))
+
+
+@lru_cache(maxsize=64)
+def _lines(architecture: Architecture, shape: Setup, cpu: bool) -> tuple[tuple[Line, ...], Line]:
+    """The moments of a step and that of loading, explained."""
+    return step_lines(architecture, shape, cpu), load_line(architecture, shape, cpu)
 
 
 def _resident(one: Line) -> float:
@@ -83,10 +94,10 @@ def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> f
     return _live(moments(architecture, setup, cpu).step, architecture, setup)
 
 
-def _live(lines: tuple[Line, ...], architecture: Architecture, setup: Setup) -> float:
+def _live(step: tuple[Numbers, ...], architecture: Architecture, setup: Setup) -> float:
     tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    return max([one.bytes_at(tokens, length, rows) for one in lines])
+    return max([numbers_at(one, tokens, length, rows) for one in step])
 
 
 def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
@@ -94,9 +105,9 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
 
     It never shrinks when micro-batch, sequence length or rank grow, all else equal.
     """
-    step, load, resident = moments(architecture, setup, machine.backend == "cpu")
+    step, loading, resident = moments(architecture, setup, machine.backend == "cpu")
     live = _live(step, architecture, setup)
-    return total_bytes(live, resident, load.const, held_share(setup, machine), machine)
+    return total_bytes(live, resident, loading, held_share(setup, machine), machine)
 
 
 def total_bytes(live: float, resident: float, loading: float, share: float, machine: Machine) -> int:
@@ -140,7 +151,8 @@ def predict_memory(
     cpu, length = machine.backend == "cpu", setup.sequence_len
     tokens = setup.micro_batch * length
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    step, load, resident = moments(architecture, setup, cpu)
+    step, load = _lines(architecture, _shape(architecture, setup), cpu)
+    resident = _resident(step[0])
     lines = [(one, one.bytes_at(tokens, length, rows), tokens, length) for one in step]
     if eval_batch:
         row = eval_length or length
