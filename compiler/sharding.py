@@ -44,9 +44,11 @@ def fsdp(draft: Draft) -> Domain:
     machine = draft.case.machine
     both = ("full_shard", "shard_grad_op")
     if machine.backend not in ("cuda", "rocm"):
-        one = "one process trains" if machine.backend == "cpu" else "FSDP2 is not verified upstream"
-        why = f"on {machine.backend} {one}"
-        return domain(draft, "fsdp", ("none",), why, tuple(Rejected(name, why, runs=True) for name in both))
+        why = "FSDP2 is not verified upstream on xpu"
+        if machine.backend == "cpu":
+            why = "Axolotl builds FSDP's device mesh for CUDA by name: on a CPU the run stops while it loads"
+        rejected = tuple(Rejected(name, why, runs=machine.backend == "xpu") for name in both)
+        return domain(draft, "fsdp", ("none",), why, rejected)
     if machine.count == 1:
         why = "one device has nothing to shard"
         return domain(draft, "fsdp", ("none",), why, tuple(Rejected(name, why) for name in both))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planner_cases import DEV, GEMMA, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case
+from planner_cases import CPU, DEV, GEMMA, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case
 
 from compiler.choose import why_not
 from compiler.families import FAMILIES
@@ -146,6 +146,12 @@ def test_what_fsdp_cannot_be_combined_with_never_fits(pinned: dict[str, object])
 
 def test_one_device_has_nothing_to_shard() -> None:
     assert not plan(case(SMALL, DEV, fsdp="full_shard")).fits
+
+
+def test_a_cpu_does_not_run_it() -> None:
+    found = plan(case(SMALL, {**CPU, "count": 2}, fsdp="full_shard"))
+    assert not found.fits
+    assert any("CUDA by name" in warning for warning in found.warnings)
 
 
 def test_offloaded_shards_are_counted_in_host_ram() -> None:
