@@ -37,9 +37,19 @@ from dataset_builder.transport import Endpoint  # noqa: E402
 REQUESTS, SLOTS, LATENCY_S = 2000, 64, 1.0
 TEXT = "The option is read once, when the process starts; a later change has no effect until it is started again. " * 20
 SCHEMA = {
-    "type": "object", "required": ["pairs"], "properties": {"pairs": {"type": "array", "items": {
-        "type": "object", "required": ["question", "answer", "quote"],
-        "properties": {name: {"type": "string"} for name in ("question", "answer", "quote")}}}}}
+    "type": "object",
+    "required": ["pairs"],
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["question", "answer", "quote"],
+                "properties": {name: {"type": "string"} for name in ("question", "answer", "quote")},
+            },
+        }
+    },
+}
 
 
 def requests(count: int, model: str) -> Iterator[Request]:
@@ -87,8 +97,12 @@ async def _bare(endpoint: Endpoint, count: int) -> tuple[int, float]:
     return done, time.process_time() - begun
 
 
-def run_client(server: MockServer, ledger: Path, count: int = REQUESTS, bare: bool = False,
-               ) -> tuple[dict, float, float]:
+def run_client(
+    server: MockServer,
+    ledger: Path,
+    count: int = REQUESTS,
+    bare: bool = False,
+) -> tuple[dict, float, float]:
     """Its figures, when it was started and when it ended (seconds of the clock)."""
     begun = time.time()
     command = [sys.executable, __file__, "--client", server.api_base, str(ledger), str(count), str(int(bare))]
@@ -105,11 +119,16 @@ def span(folder: Path, fault_rate: float = 0.0) -> dict:
 
 def _spans(seen: dict, begun: float, ended: float) -> dict:
     return {
-        "calls": seen["calls"], "bought_twice": seen["bought_twice"], "faults": seen["faults"],
-        "start_s": round(seen["begun_at"] - begun, 2), "end_s": round(ended - seen["ended_at"], 2),
-        "span_s": round(seen["span_s"], 2), "best_span_s": round(seen["best_span_s"], 2),
+        "calls": seen["calls"],
+        "bought_twice": seen["bought_twice"],
+        "faults": seen["faults"],
+        "start_s": round(seen["begun_at"] - begun, 2),
+        "end_s": round(ended - seen["ended_at"], 2),
+        "span_s": round(seen["span_s"], 2),
+        "best_span_s": round(seen["best_span_s"], 2),
         "span_share": round(seen["best_span_s"] / seen["span_s"], 4),
-        "share_with_start": round(seen["best_span_s"] / (ended - begun), 4)}
+        "share_with_start": round(seen["best_span_s"] / (ended - begun), 4),
+    }
 
 
 def faults(folder: Path) -> dict:
@@ -139,8 +158,12 @@ def kill(folder: Path) -> dict:
         answered = server.stats()["ok"]
         figures, _, _ = run_client(server, ledger)
         seen = server.stats()
-    return {"answered_at_kill": answered, "done": figures["done"], "calls": seen["calls"],
-            "bought_twice": seen["bought_twice"]}
+    return {
+        "answered_at_kill": answered,
+        "done": figures["done"],
+        "calls": seen["calls"],
+        "bought_twice": seen["bought_twice"],
+    }
 
 
 def whole(folder: Path, fault_rate: float = 0.0) -> dict:
@@ -172,8 +195,23 @@ dataset:
   pairs: {{unique: 800, total: 3200}}
   generator: {{model: openai/mock, api_base: "{api_base}", max_concurrency: {slots}}}
 """
-_NOUNS = ("queue", "cache", "worker", "socket", "buffer", "token", "packet", "ledger", "shard", "mirror", "valve",
-          "sensor", "driver", "kernel", "parser")
+_NOUNS = (
+    "queue",
+    "cache",
+    "worker",
+    "socket",
+    "buffer",
+    "token",
+    "packet",
+    "ledger",
+    "shard",
+    "mirror",
+    "valve",
+    "sensor",
+    "driver",
+    "kernel",
+    "parser",
+)
 _VERBS = ["drops", "delays", "copies", "counts", "checks", "mirrors", "splits", "merges", "signs", "limits"]
 
 
@@ -186,8 +224,11 @@ def _pages(folder: Path, count: int) -> None:
         for _ in range(20):
             one, two, three = chance.sample(_NOUNS, 3)
             number, name = chance.randrange(10, 9999), f"{one}_{two}_{chance.randrange(16**4):04x}"
-            lines += [f"The option `{name}` {chance.choice(_VERBS)} every {one} of the {two} after {number} seconds, "
-                      f"so that the {three} of unit {page} stays {chance.choice(['open', 'closed', 'small'])}.", ""]
+            lines += [
+                f"The option `{name}` {chance.choice(_VERBS)} every {one} of the {two} after {number} seconds, "
+                f"so that the {three} of unit {page} stays {chance.choice(['open', 'closed', 'small'])}.",
+                "",
+            ]
         (folder / f"unit-{page:03}.md").write_text("\n".join(lines))
 
 

@@ -68,15 +68,12 @@ def _cost(
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if autocast and head_width == FP32 else 0
     width = HALF if autocast else head_width
-    return LossCost(_moments(tape, cross_entropy), tape.gradients, float(copy), width, held)
+    return LossCost(_moments(tape), tape.gradients, float(copy), width, held)
 
 
-def _moments(tape: Tape, cross_entropy: str) -> tuple[tuple[Size, str], ...]:
-    """The highest moments; of the chunked loss and in evaluation those of each phase, since not all see the same beside
-    them."""
+def _moments(tape: Tape) -> tuple[tuple[Size, str], ...]:
+    """The highest moments of each phase: autocast's copies and copies of chunks are beside some of them only."""
     seen = tape.seen()
-    if cross_entropy != "chunked" and tape.recording:
-        return tuple(highest(seen))
     phases = dict.fromkeys(phase for _, phase in seen)
     kept = [highest(moment for moment in seen if moment[1] == phase) for phase in phases]
     return tuple(moment for moments in kept for moment in moments)
@@ -104,7 +101,7 @@ def _evaluation(
     del hidden
     _returned(tape, logits)
     del loss, logits
-    return _moments(tape, cross_entropy)
+    return _moments(tape)
 
 
 def _returned(tape: Tape, logits: Tensor | None) -> None:

@@ -98,12 +98,16 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     upcast = full and setup.attention in ("eager", "sdpa") and setup.cross_entropy != "cut" and not sharded
     embedding_bytes = 4 if upcast else loaded
     quantised = setup.method in ("lora-8bit", "qlora-4bit")
+    # k-bit preparation takes GPT-BigCode's `wte` and `wpe` to FP32; Axolotl, which looks for other names, takes back
+    # only what the head shares
+    widened = quantised and architecture.learned_positions > 0 and not sharded
     each_linear = linear_bytes(setup, loaded)
     table = counts.embedding + counts.head
     weights = (
         each_linear * counts.linear
         + embedding_bytes * (table + counts.norm)
-        + loaded * counts.positions
+        + (4 if widened else loaded) * counts.positions
+        + (4 - loaded if widened and counts.head else 0) * counts.embedding
         + (4 if quantised and not sharded else loaded) * counts.bias
     )
     weights += architecture.learned_positions**2  # GPT-BigCode's boolean causal mask is a buffer
@@ -126,7 +130,7 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
         host_states=round(host_states),
         step_copies=round(gradients) * optimizer_of(setup).copies,
         embedding_bytes=embedding_bytes,
-        stream_bytes=embedding_bytes if full else loaded,
+        stream_bytes=embedding_bytes if full else 4 if widened else loaded,
         linear_bytes=each_linear,
         total_parameters=counts.total,
         trainable_parameters=trainable,
