@@ -8,6 +8,9 @@ preparation moves every other 16-bit tensor (the biases) to FP32; adapters are F
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from compiler.architecture import Architecture
 from compiler.quick import dataclass
 from compiler.values import Setup
@@ -78,7 +81,22 @@ class Static:
     embedding_gradient: int
 
 
-def optimizer_of(setup: Setup) -> Optimizer:
+class Kept(NamedTuple):
+    """The fields of a setup that decide its static state; named as there."""
+
+    method: str
+    optimizer: str
+    attention: str
+    cross_entropy: str
+    weights_dtype: str
+    double_quant: bool
+    train_embeddings: bool
+    lora_r: int | None
+    lora_targets: str | tuple[str, ...] | None
+    fsdp: str
+
+
+def optimizer_of(setup: Setup | Kept) -> Optimizer:
     """Raises ValueError naming the known optimizers when this one has not been traced."""
     if setup.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {setup.optimizer!r}: its memory is not known; known are {', '.join(OPTIMIZERS)}")
@@ -92,6 +110,25 @@ def autocasts(setup: Setup) -> bool:
 
 def static_state(architecture: Architecture, setup: Setup) -> Static:
     """What lives through the step on one device, before sharding and offload (those are in `zero.py`)."""
+    return _static_state(
+        architecture,
+        Kept(
+            setup.method,
+            setup.optimizer,
+            setup.attention,
+            setup.cross_entropy,
+            setup.weights_dtype,
+            setup.double_quant,
+            setup.train_embeddings,
+            setup.lora_r,
+            setup.lora_targets,
+            setup.fsdp,
+        ),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _static_state(architecture: Architecture, setup: Kept) -> Static:
     counts, full = architecture.parameters, setup.method == "full"
     loaded = DTYPE_BYTES[setup.weights_dtype]
     sharded = setup.fsdp != "none"  # Axolotl then casts nothing: a group has one dtype
@@ -138,7 +175,7 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
     )
 
 
-def linear_bytes(setup: Setup, loaded: int) -> float:
+def linear_bytes(setup: Setup | Kept, loaded: int) -> float:
     """Of one weight of a layer's linears; `loaded` bytes where it is not quantised."""
     if setup.method == "qlora-4bit":
         return NF4_DOUBLE_QUANT_BYTES if setup.double_quant else NF4_BYTES
@@ -146,7 +183,7 @@ def linear_bytes(setup: Setup, loaded: int) -> float:
 
 
 def _states(
-    architecture: Architecture, setup: Setup, parameter_bytes: float, trainable: int, table: int
+    architecture: Architecture, setup: Kept, parameter_bytes: float, trainable: int, table: int
 ) -> tuple[float, float]:
     """(device, host) bytes of the optimizer states, tensor by tensor for bitsandbytes: tensors under 4096 elements
     stay FP32, those under 1e5 are not paged, and every `nn.Embedding` stays FP32 (transformers'
@@ -167,7 +204,7 @@ def _states(
     return device, host
 
 
-def _trainable_tensors(architecture: Architecture, setup: Setup, table: int) -> list[tuple[int, int, bool]]:
+def _trainable_tensors(architecture: Architecture, setup: Kept, table: int) -> list[tuple[int, int, bool]]:
     """(how many, elements, is an embedding) of every trainable tensor."""
     layers, counts = architecture.num_layers, architecture.parameters
     tables = [(1, counts.embedding, True), (1, counts.head, False)] if table else []
