@@ -17,6 +17,11 @@ from compiler.values import Setup
 
 NAMES = {rule.__name__ for rule in (*RULES_BEFORE, *RULES_AFTER, *DOMAINS)}
 MODELS = (GEMMA, LLAMA_1B, LLAMA_8B, QWEN, SMALL, PHI, "Qwen/Qwen3-1.7B")
+# not GPT-BigCode and StarCoder2: small ones can need more with 4-bit weights, for what k-bit preparation widens to FP32
+FAMILIES = (
+    "google/gemma-3-1b-it", "ibm-granite/granite-3.1-2b-instruct", "allenai/OLMo-2-0425-1B", "allenai/OLMo-1B-hf",
+    "HuggingFaceTB/SmolLM3-3B", "mistralai/Mistral-7B-v0.3",
+)  # fmt: skip
 TARGETS = (DEV, {**DEV, "count": 2}, {"gpu": "t4"}, {"gpu": "arc-b580"}, CPU, {"gpu": "h100-sxm"})
 TRAINING = ({}, {"effective_batch": 16}, {"method": "full"}, {"method": "qlora-4bit"}, {"sequence_len": 2048})
 CASES = st.builds(
@@ -106,7 +111,7 @@ SETUPS = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(setup=SETUPS, model=st.sampled_from(MODELS))
+@given(setup=SETUPS, model=st.sampled_from((*MODELS, *FAMILIES)))
 def test_memory_grows_with_work_and_shrinks_with_levers(setup, model):
     found = case(model)
 
@@ -129,6 +134,7 @@ def test_memory_grows_with_work_and_shrinks_with_levers(setup, model):
     assert shards == sorted(shards, reverse=True)
     if setup.method == "lora":
         assert size(method="qlora-4bit") <= base
+        assert size(method="qlora-4bit") <= size(method="qlora-4bit", double_quant=False)
     if setup.micro_batch * setup.sequence_len >= 512:  # below, one recomputed layer can outweigh what is not kept
         assert size(gradient_checkpointing="on") <= size(gradient_checkpointing="off")
 
