@@ -18,7 +18,7 @@ from compiler.memory import host_bytes, margin_bytes, peak_bytes, verdict_of
 from compiler.quick import dataclass
 from compiler.rules.draft import Draft
 from compiler.space import DOMAINS
-from compiler.speed import predict_speed
+from compiler.speed import predict_speed, tokens_per_second
 from compiler.values import Case, Machine, Setup, Speed
 
 NEXT_BYTES = 2 * 2**30
@@ -104,8 +104,7 @@ class Search:
     def _rate(self, setup: Setup) -> float:
         if setup not in self.rates:
             case = self.case
-            speed = predict_speed(case.model.architecture, setup, case.machine, case.dataset)
-            self.rates[setup] = speed.tokens_per_second
+            self.rates[setup] = tokens_per_second(case.model.architecture, setup, case.machine, case.dataset)
         return self.rates[setup]
 
     def speed(self, setup: Setup, epochs: float, max_steps: int | None) -> Speed:

@@ -66,27 +66,49 @@ def predict_speed(
     max_steps: int | None = None,
 ) -> Speed:
     """Tokens per second, seconds per step, hours and cost of a run. `epochs` counts only where `max_steps` is None."""
-    padded, useful, attended = row_tokens(setup, dataset)
-    parts = _as_measured(step_parts(architecture, setup, machine, padded, attended), machine)
-    seconds = sum(part[1] for part in parts)
-    share = useful / padded
-    tokens = padded * setup.micro_batch * setup.gradient_accumulation * setup.devices * share
+    tokens, seconds, parts = _step(architecture, setup, machine, dataset)
     total_tokens = dataset.rows * min(dataset.mean_tokens, setup.sequence_len) * epochs
     steps = max_steps if max_steps is not None else max(1, math.ceil(total_tokens / tokens)) if dataset.rows else 0
     hours = steps * seconds / 3600
     price = machine.price_usd_per_hour
     cost = None if price is None else hours * price * setup.devices
-    return Speed(tokens / seconds, seconds, hours, steps, cost, parts)
+    return Speed(tokens / seconds, seconds, hours, steps, cost, _in_words(parts))
 
 
-def _as_measured(parts: tuple[tuple[str, float, str], ...], machine: Machine) -> tuple[tuple[str, float, str], ...]:
+def tokens_per_second(architecture: Architecture, setup: Setup, machine: Machine, dataset: DatasetFacts) -> float:
+    """`predict_speed(...).tokens_per_second` without the explanation: the search asks for it a hundred times a plan."""
+    tokens, seconds, _ = _step(architecture, setup, machine, dataset)
+    return tokens / seconds
+
+
+Counted = tuple[str, float, str, tuple[float, ...]]
+"""(name, seconds of one optimizer step, how as a format, what fills it): put into words for what is shown only."""
+
+
+def _in_words(parts: list[Counted]) -> tuple[tuple[str, float, str], ...]:
+    return tuple((name, seconds, how.format(*numbers)) for name, seconds, how, numbers in parts)
+
+
+def _step(
+    architecture: Architecture, setup: Setup, machine: Machine, dataset: DatasetFacts
+) -> tuple[float, float, list[Counted]]:
+    """(useful tokens, seconds, parts) of one optimizer step."""
+    padded, useful, attended = row_tokens(setup, dataset)
+    parts = _as_measured(_counted(architecture, setup, machine, padded, attended, AXOLOTL), machine)
+    seconds = sum([part[1] for part in parts])
+    share = useful / padded
+    tokens = padded * setup.micro_batch * setup.gradient_accumulation * setup.devices * share
+    return tokens, seconds, parts
+
+
+def _as_measured(parts: list[Counted], machine: Machine) -> list[Counted]:
     """The parts, and what this project's own runs on the machine add to them or take off (`recipe calibrate`)."""
     measured = machine.measured
     if measured is None or measured.step_factor == 1.0:
         return parts
-    more = (measured.step_factor - 1.0) * sum(part[1] for part in parts)
-    how = f"steps on this machine took {measured.step_factor:.3g} times the above ({measured.runs} measured)"
-    return (*parts, ("as measured here", more, how))
+    more = (measured.step_factor - 1.0) * sum([part[1] for part in parts])
+    how = "steps on this machine took {:.3g} times the above ({} measured)"
+    return [*parts, ("as measured here", more, how, (measured.step_factor, measured.runs))]
 
 
 def step_parts(
@@ -99,6 +121,12 @@ def step_parts(
 ) -> tuple[tuple[str, float, str], ...]:
     """(name, seconds of one optimizer step, how). `padded`: tokens of one row as computed; `attended`: tokens that a
     row's attention spans."""
+    return _in_words(_counted(architecture, setup, machine, padded, attended, stack))
+
+
+def _counted(
+    architecture: Architecture, setup: Setup, machine: Machine, padded: float, attended: float, stack: Stack
+) -> list[Counted]:
     rate = rates()
     work = micro_work(architecture, setup, attended, stack, padded)
     tflops, bandwidth = _rates_of(machine, setup)
@@ -124,18 +152,19 @@ def step_parts(
     host = times * work.kernels * rate["launch_seconds"] + gathers * rate["collective_seconds"]
     launch = _beyond(host, device, rate["overlap_exponent"])
     gflops = (work.matmul_flops + work.head_flops) / 1e9
-    parts = [
-        ("matrix products", matmul, f"{gflops:.1f} GFLOP a token"),
-        ("attention", attention, f"{work.attention_flops / 1e9:.2f} GFLOP a token"),
-        ("memory-bound kernels", stream, f"{work.stream_bytes / 1e6:.2f} MB a token"),
+    parts: list[Counted] = [
+        ("matrix products", matmul, "{:.1f} GFLOP a token", (gflops,)),
+        ("attention", attention, "{:.2f} GFLOP a token", (work.attention_flops / 1e9,)),
+        ("memory-bound kernels", stream, "{:.2f} MB a token", (work.stream_bytes / 1e6,)),
     ]
     if dequant:
-        parts.append(("dequantisation", dequant, f"{work.dequantised_weights / 1e9:.1f} G weights a micro-step"))
+        giga = work.dequantised_weights / 1e9
+        parts.append(("dequantisation", dequant, "{:.1f} G weights a micro-step", (giga,)))
     if launch:
-        how = f"{work.kernels} kernels a micro-step" + (f" and {gathers} gathers a step" if gathers else "")
-        parts.append(("kernel launches", launch, f"{how}, beyond the device's own time"))
-    parts += _step_parts(architecture, setup, machine, bandwidth, device + launch, tokens)
-    return tuple(parts)
+        also = " and {} gathers a step" if gathers else ""
+        how = "{} kernels a micro-step" + also + ", beyond the device's own time"
+        parts.append(("kernel launches", launch, how, (work.kernels, gathers)))
+    return parts + _step_parts(architecture, setup, machine, bandwidth, device + launch, tokens)
 
 
 def weight_gathers(architecture: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> int:
@@ -158,50 +187,43 @@ def _beyond(host: float, device: float, exponent: float) -> float:
 
 
 def _step_parts(
-    architecture: Architecture,
-    setup: Setup,
-    machine: Machine,
-    bandwidth: float,
-    compute: float,
-    tokens: float,
-) -> list[tuple[str, float, str]]:
+    architecture: Architecture, setup: Setup, machine: Machine, bandwidth: float, compute: float, tokens: float
+) -> list[Counted]:
     """Parts that an optimizer step pays once, and what sharding and offload add."""
     rate = rates()
     trained, total = trained_parameters(architecture, setup), architecture.parameters.total
     shard = setup.devices if setup.zero_stage >= 1 or setup.fsdp != "none" else 1
     size = 2 if setup.weights_dtype != "fp32" and setup.method == "full" else 4
-    parts: list[tuple[str, float, str]] = []
-    parts.append(("training loop", rate["step_seconds"], "host work of one optimizer step, whatever its size"))
+    loop = ("training loop", rate["step_seconds"], "host work of one optimizer step, whatever its size", ())
+    parts: list[Counted] = [loop]
     moved = trained / shard * optimizer_bytes(setup, size)
     if setup.offload == "none":
-        parts.append(("optimizer", moved / (bandwidth * rate["memory_share"] * 1e9), f"{moved / 1e9:.2f} GB moved"))
+        seconds = moved / (bandwidth * rate["memory_share"] * 1e9)
+        parts.append(("optimizer", seconds, "{:.2f} GB moved", (moved / 1e9,)))
     else:
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         seconds = trained / shard * (2 * size / (host * 1e9) + 28 / (rate["host_update_gb_s"] * 1e9))
-        parts.append(("optimizer in host RAM", seconds, "gradients down, weights up, states updated by the CPU"))
+        parts.append(("optimizer in host RAM", seconds, "gradients down, weights up, states updated by the CPU", ()))
     if setup.offload == "params":
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         passes = 3 if setup.gradient_checkpointing != "off" else 2
         moved = setup.gradient_accumulation * passes * total * weight_bytes(setup) / setup.devices
-        parts.append(("parameters over PCIe", moved / (host * rate["pcie_share"] * 1e9), f"{moved / 1e9:.1f} GB"))
+        seconds = moved / (host * rate["pcie_share"] * 1e9)
+        parts.append(("parameters over PCIe", seconds, "{:.1f} GB", (moved / 1e9,)))
     if setup.gradient_checkpointing == "offload":
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         moved = 2 * setup.gradient_accumulation * tokens * architecture.num_layers * architecture.hidden_size * 2
         exposed = max(0.0, moved / (host * rate["pcie_share"] * 1e9) - compute)
-        parts.append(("activations over PCIe", exposed, f"{moved / 1e9:.1f} GB, the part not hidden behind compute"))
+        how = "{:.1f} GB, the part not hidden behind compute"
+        parts.append(("activations over PCIe", exposed, how, (moved / 1e9,)))
     if setup.devices > 1:
         parts += _shared(architecture, setup, machine, compute, trained * size, total)
     return parts
 
 
 def _shared(
-    architecture: Architecture,
-    setup: Setup,
-    machine: Machine,
-    compute: float,
-    gradient_bytes: float,
-    total: int,
-) -> list[tuple[str, float, str]]:
+    architecture: Architecture, setup: Setup, machine: Machine, compute: float, gradient_bytes: float, total: int
+) -> list[Counted]:
     rate = rates()
     # without peer-to-peer every byte goes down to the host and up again
     gb_s = machine.interconnect_gb_s or 15.75
@@ -223,8 +245,8 @@ def _shared(
     # part of the transfer runs beside the compute of the next layer
     exposed = max(seconds - compute, (1 - rate["hidden_share"]) * seconds)
     return [
-        ("between devices", exposed, f"{moved / 1e9:.2f} GB a device, the part not hidden behind compute"),
-        ("waiting for the slowest device", compute * rate["straggler_share"], "measured on 2 and 4 devices"),
+        ("between devices", exposed, "{:.2f} GB a device, the part not hidden behind compute", (moved / 1e9,)),
+        ("waiting for the slowest device", compute * rate["straggler_share"], "measured on 2 and 4 devices", ()),
     ]
 
 
