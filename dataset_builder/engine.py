@@ -62,7 +62,14 @@ def warm() -> None:
     Not a daemon: a run that needed no call at all ended during the import, and the interpreter then kills the thread
     inside C++ code, which aborts the process ("FATAL: exception not rethrown") after everything was written.
     """
-    threading.Thread(target=litellm, name="litellm").start()
+    threading.Thread(target=_warmed, name="litellm").start()
+
+
+def _warmed() -> None:
+    """A run that ends early ends this import in its middle ("can't register atexit after shutdown"): nobody wants it
+    any more then. Where it is wanted, the first call imports again and says what is wrong."""
+    with contextlib.suppress(Exception):
+        litellm()
 
 
 def attempt_of(request: Request, number: int) -> Request:
