@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from compiler.memory.lines import chunk_rows
 from compiler.trace.attention import autocast_dtype
@@ -101,7 +102,7 @@ def chunked_loss(logits: torch.Tensor, labels: torch.Tensor, vocab_size: int | N
     return total / labels.numel()
 
 
-def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., SimpleNamespace]:
+def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., CausalLMOutputWithPast]:
     def forward(
         self: nn.Module,
         input_ids: torch.Tensor | None = None,
@@ -109,13 +110,14 @@ def _fused_forward(function: type[torch.autograd.Function]) -> Callable[..., Sim
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **_: Any,
-    ) -> SimpleNamespace:
+    ) -> CausalLMOutputWithPast:
         hidden = _decoder(self)(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False
         )[0]
         target = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous().view(-1)
         loss = function.apply(hidden.reshape(-1, hidden.shape[-1]), self.lm_head.weight, target)
-        return SimpleNamespace(loss=loss, logits=None)
+        # FSDP2 looks for tensors to hook onto in outputs of transformers' own kind only
+        return CausalLMOutputWithPast(loss=loss, logits=None)
 
     return forward
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -52,7 +51,6 @@ def shard_model(model: nn.Module, setup: Setup, mesh: Any) -> None:
     from peft.tuners.lora import LoraLayer
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-    _open_outputs()
     half = HALVES.get(setup.precision)
     policy = MixedPrecisionPolicy(half, half, half) if half else MixedPrecisionPolicy()
     settings = {"mesh": mesh, "reshard_after_forward": setup.fsdp == "full_shard", "mp_policy": policy}
@@ -65,19 +63,6 @@ def shard_model(model: nn.Module, setup: Setup, mesh: Any) -> None:
         if type(module).__name__ in layer_classes:
             fully_shard(module, **settings)
     fully_shard(model, **settings)
-
-
-def _open_outputs() -> None:
-    """FSDP2 hooks onto the tensors of the root's output, which it finds by torch's pytrees; the traced losses return
-    a namespace in place of transformers' output class."""
-    from torch.utils import _pytree
-
-    if SimpleNamespace not in _pytree.SUPPORTED_NODES:
-        _pytree.register_pytree_node(
-            SimpleNamespace,
-            lambda output: (list(vars(output).values()), list(vars(output))),
-            lambda values, names: SimpleNamespace(**dict(zip(names, values, strict=True))),
-        )
 
 
 def resize_patches(follower: StorageFollower) -> list[tuple[Any, str, Any]]:
