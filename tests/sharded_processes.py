@@ -6,8 +6,10 @@ and the peak of two steps.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import time
 from dataclasses import replace
 
 from planner_cases import SMALL, case
@@ -31,6 +33,25 @@ def architecture():
     return replace(case(SMALL).model.architecture, num_layers=3, windowed_layers=0, vocab_size=4096)
 
 
+LET_GO_S = 0.05
+"""gloo's thread reports a collective as done and only then lets go of its tensors; a peak that is read to the byte must
+not depend on who of the two is scheduled first."""
+
+
+def settle_collectives() -> None:
+    """Every collective that FSDP2 calls returns when gloo no longer holds its tensors."""
+    import torch.distributed as distributed
+
+    for name in ("all_gather_single", "reduce_scatter_single"):
+
+        def settled(*args, call, **options):
+            work = call(*args, **options)
+            time.sleep(LET_GO_S)
+            return work
+
+        setattr(distributed, name, functools.partial(settled, call=getattr(distributed, name)))
+
+
 def measure(rank: int, ranks: int, store: str, method: str) -> dict[str, int]:
     import torch
     import torch.distributed as distributed
@@ -43,6 +64,7 @@ def measure(rank: int, ranks: int, store: str, method: str) -> dict[str, int]:
     from compiler.trace.step import _run
 
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    settle_collectives()
     setup, stack = setup_of(method), sharded_stack(AXOLOTL)
     model, causal = build_model(config_dict(architecture()), setup, stack)
     model.to_empty(device="cpu")
