@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,22 @@ def embedded_gguf() -> Path:
     from dataset_builder.embedded import gguf_path
 
     return gguf_path(ROOT / ".cache")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dataset that was really built, to be copied: what a review opens."""
+    from reviewed import PLACE, built, project
+    from tests_scripted import weak
+
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        project(folder, patch, weak)
+        built()
+    return folder / PLACE.folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of `whole`."""
+    return Path(shutil.copytree(whole, tmp_path / "dataset"))

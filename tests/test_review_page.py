@@ -1,7 +1,6 @@
 """The page of `recipe review` in a real browser: keys, edits, hostile texts, looks that can be read."""
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +21,6 @@ from dataset_builder.review.server import Server
 def chromium():
     with browser() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        project(folder, patch, weak)
-        built()
-    return folder / PLACE.folder
-
-
-@pytest.fixture
-def folder(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "dataset"))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from reviewed import PAGE, PLACE, built, project
-from tests_scripted import weak
 
 from dataset_builder.problems import BuildProblem
 from dataset_builder.review import records, risk
@@ -23,21 +22,6 @@ from dataset_builder.review.decisions import FILE, Store, load
 from dataset_builder.review.desk import Desk, Refused
 from dataset_builder.review.server import TOKEN_HEADER, Server
 from dataset_builder.review.settle import decided
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A dataset that was really built, to be copied."""
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        project(folder, patch, weak)
-        built()
-    return folder / PLACE.folder
-
-
-@pytest.fixture
-def folder(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "dataset"))
 
 
 @pytest.fixture
