@@ -9,7 +9,6 @@ with idle cores only are worth writing down: docs/engine.md has them.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -19,82 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+from engine_client import parse, requests  # noqa: E402
 from mock_server import MockServer, mock_server  # noqa: E402
 
 from dataset_builder.engine import Engine, Outcome, Reply, Request  # noqa: E402
 from dataset_builder.ledger import Ledger  # noqa: E402
-from dataset_builder.replies import json_in  # noqa: E402
 from dataset_builder.spec import Generator  # noqa: E402
-from dataset_builder.transport import Endpoint  # noqa: E402
 
 REQUESTS, SLOTS, LATENCY_S = 2000, 64, 1.0
-TEXT = "The option is read once, when the process starts; a later change has no effect until it is started again. " * 20
-SCHEMA = {
-    "type": "object",
-    "required": ["pairs"],
-    "properties": {
-        "pairs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["question", "answer", "quote"],
-                "properties": {name: {"type": "string"} for name in ("question", "answer", "quote")},
-            },
-        }
-    },
-}
-
-
-def requests(count: int, model: str) -> Iterator[Request]:
-    """`count` requests of some 600 tokens each, made as they are taken."""
-    for number in range(count):
-        prompt = f"Write a question, its answer and a quote.\n<document>\nPage {number}.\n{TEXT}\n</document>"
-        yield Request(model, (("system", "You write grounded questions."), ("user", prompt)), SCHEMA, stage="questions")
-
-
-def parse(reply: Reply) -> object:
-    return json_in(reply.text)["pairs"]
-
-
-def client(api_base: str, ledger: str, count: int, bare: bool) -> None:
-    """What is measured, in a process of its own; prints its CPU seconds once all is loaded."""
-    generator = Generator(model="openai/mock", api_base=api_base, max_concurrency=SLOTS)
-    begun = 0.0
-    if bare:
-        done, cpu_s = asyncio.run(_bare(Endpoint(generator), count))
-    else:
-        with Ledger(ledger) as book, Engine(generator, book) as engine:
-            engine.warm()
-            done = 0
-            for outcome in engine.run(requests(count, generator.model), parse):
-                done += outcome.problem is None
-                begun = time.process_time() if done == SLOTS else begun
-            cpu_s = time.process_time() - begun
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    cpu_ms = round(1000 * cpu_s / (count - SLOTS), 3)
-    print(json.dumps({"done": done, "cpu_ms_per_request": cpu_ms, "peak_mib": peak_mib}))
-
-
-async def _bare(endpoint: Endpoint, count: int) -> tuple[int, float]:
-    """litellm alone in a loop that keeps the slots full: the least that any client on top of it can cost."""
-    left, done, begun = requests(count, "openai/mock"), 0, 0.0
-
-    async def slot() -> None:
-        nonlocal done, begun
-        for request in left:
-            reply, _ = await endpoint.ask(request)
-            done += bool(parse(reply))
-            begun = time.process_time() if done == SLOTS else begun
-
-    await asyncio.gather(*(slot() for _ in range(SLOTS)))
-    return done, time.process_time() - begun
+CLIENT = str(ROOT / "benchmarks" / "engine_client.py")
 
 
 def run_client(
@@ -105,7 +43,7 @@ def run_client(
 ) -> tuple[dict, float, float]:
     """Its figures, when it was started and when it ended (seconds of the clock)."""
     begun = time.time()
-    command = [sys.executable, __file__, "--client", server.api_base, str(ledger), str(count), str(int(bare))]
+    command = [sys.executable, CLIENT, server.api_base, str(ledger), str(count), str(SLOTS), str(int(bare))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]), begun, time.time()
 
@@ -149,7 +87,7 @@ def kill(folder: Path) -> dict:
     """SIGKILL when half is answered, then the same command again."""
     ledger = folder / "ledger.sqlite"
     with mock_server(slots=SLOTS, latency_s=LATENCY_S) as server:
-        command = [sys.executable, __file__, "--client", server.api_base, str(ledger), str(REQUESTS), "0"]
+        command = [sys.executable, CLIENT, server.api_base, str(ledger), str(REQUESTS), str(SLOTS), "0"]
         first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while server.stats()["ok"] < REQUESTS / 2:
             time.sleep(0.1)
@@ -257,12 +195,7 @@ PARTS = {part.__name__: part for part in (span, cpu, faults, kill, memory, whole
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("part", nargs="*", help="of: " + " ".join(PARTS))
-    options.add_argument("--client", nargs=4, metavar=("API_BASE", "LEDGER", "COUNT", "BARE"), help=argparse.SUPPRESS)
     chosen = options.parse_args()
-    if chosen.client:
-        api_base, ledger, count, bare = chosen.client
-        client(api_base, ledger, int(count), bare == "1")
-        return
     for name in chosen.part or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps({"part": name, **PARTS[name](Path(folder))}), flush=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+from dataset_builder.models import Models
 from dataset_builder.problems import BuildProblem
+from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Quiet, Report
 from dataset_builder.prompting import prompts_digest
 from dataset_builder.review import decisions
@@ -27,8 +28,9 @@ from dataset_builder.shelf import Shelf
 from dataset_builder.spec import Dataset
 
 NO_ROW_MODULES = frozenset((
-    "__init__", "calls", "embedded", "engine", "estimate", "foresight", "ledger", "limits", "loading", "money",
-    "on_ray", "problems", "progress", "runner", "shelf", "spec", "strict", "transport",
+    "__init__", "calls", "embedded", "engine", "estimate", "foresight", "jobs", "ledger", "limits", "liveness",
+    "loading", "models", "money", "on_ray", "opening", "problems", "process", "progress", "runner", "serving", "shelf",
+    "spec", "strict", "transport", "wire",
     "formats", "html_blocks", "html_code", "html_main", "html_meta", "html_tables", "licences", "markdown", "materials",
     "readers", "rst", "scrub",
 ))  # fmt: skip
@@ -93,18 +95,26 @@ class _Work:
 
 
 def build(dataset: Dataset, place: Place, report: Report | None = None, until: str = "write",
-          tokenizer: Path | None = None, shard: tuple[int, int] = (1, 1), on: Runner = HERE) -> Result:  # fmt: skip
+          tokenizer: Path | None = None, shard: tuple[int, int] = (1, 1), on: Runner = HERE,
+          process: CallsProcess | None = None) -> Result:  # fmt: skip
     """Builds or resumes the dataset of a recipe. `tokenizer`: folder with the base model's tokenizer.json, for lengths;
-    `on`: where what needs no model runs.
+    `on`: where what needs no model runs; `process`: makes the calls (None: a thread of this one).
 
     With `shard` (i, n) only the i-th of n parts of the chunks is asked: the answers then lie in the ledger, and nothing
     is written. Raises BuildProblem where a source, the endpoint or the disk is at fault.
     """
     report = report or Quiet()
-    if until not in ("read", "chunk") and not _seems_current(dataset, place, tokenizer):
-        from dataset_builder.engine import warm
+    asking = until not in ("read", "chunk") and not _seems_current(dataset, place, tokenizer)
+    with Models(dataset, place.ledger, place.cache, report, process) as models:
+        if asking:
+            models.begin()
+        elif process is not None:
+            process.end()  # if it was begun on suspicion
+        return _read_and_ask(dataset, place, report, until, tokenizer, shard, on, models)
 
-        warm()  # litellm takes seconds to import, and so does reading
+
+def _read_and_ask(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
+                  shard: tuple[int, int], on: Runner, models: Models) -> Result:  # fmt: skip
     documents, left_out = read(dataset, place, report, on)
     existing, refused = _existing(dataset, place)
     left_out += refused
@@ -122,38 +132,34 @@ def build(dataset: Dataset, place: Place, report: Report | None = None, until: s
     if until == "chunk":
         return Result("chunk", counts)
     work = _Work(documents, left_out, existing, chunks, stamp, decided, counts)
-    return _from_chunks(dataset, place, report, until, tokenizer, shard, work, on)
+    return _from_chunks(dataset, place, report, until, tokenizer, shard, work, on, models)
 
 
 def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tokenizer: Path | None,
-                 shard: tuple[int, int], work: _Work, on: Runner) -> Result:  # fmt: skip
+                 shard: tuple[int, int], work: _Work, on: Runner, models: Models) -> Result:  # fmt: skip
     # the generator's side is imported here: a run with nothing to do must not pay for it
     from dataset_builder import changes, coverage, split, variants, views
     from dataset_builder.ask import ask_pairs, write_views
-    from dataset_builder.engine import Engine
-    from dataset_builder.ledger import Ledger, in_shard
+    from dataset_builder.ledger import in_shard
     from dataset_builder.review.settle import settle
 
     counts = work.counts
     total = dataset.pairs.rows
     sections = cache(lambda: coverage.items(work.chunks, on, place.cache))
-    with (
-        Ledger(place.ledger) as ledger,
-        Engine(dataset.generator, ledger, report, cache_dir=place.cache) as engine,
-        _bench(dataset, place, ledger, report, sections) as bench,
-    ):
-        settled = settle(work.decisions, (one for one in work.chunks if in_shard(one.id, *shard)))
-        asked = ask_pairs(engine, dataset, work.chunks, bench, settled, sections=sections, on=on, shard=shard,
-                          then_views=until not in ("ask", "split") and shard == (1, 1))  # fmt: skip
-        counts["unique pairs"] = len(asked.pairs)
-        if until == "ask" or shard != (1, 1):
-            return Result("ask", counts, asked.short)
-        parts = split.split(asked.pairs, _recall(dataset), dataset.evaluation.transfer, dataset.seed)
-        counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
-        if until == "split":
-            return Result("split", counts, asked.short)
-        written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
-        spent = ledger.totals()
+    engine, bench = models.generator, models.bench(sections)
+    settled = settle(work.decisions, (one for one in work.chunks if in_shard(one.id, *shard)))
+    asked = ask_pairs(engine, dataset, work.chunks, bench, settled, sections=sections, on=on, shard=shard,
+                      then_views=until not in ("ask", "split") and shard == (1, 1))  # fmt: skip
+    counts["unique pairs"] = len(asked.pairs)
+    if until == "ask" or shard != (1, 1):
+        return Result("ask", counts, asked.short)
+    parts = split.split(asked.pairs, _recall(dataset), dataset.evaluation.transfer, dataset.seed)
+    counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
+    if until == "split":
+        return Result("split", counts, asked.short)
+    written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
+    spent = models.ledger.totals()
+    models.close()
     known = views.corpus(work.chunks, on, place.cache)
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
     made = variants.with_existing(made, work.existing)
@@ -166,21 +172,6 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     since = changes.sentences(before, work.stamp, work.documents, (*made.train, *made.transfer))
     _write(dataset, place, asked, made, unwritten, spent, short, since, work, tokenizer)
     return Result("write", counts, short, (*since, *asked.review.sentences()))
-
-
-@contextmanager
-def _bench(dataset: Dataset, place: Place, ledger, report: Report, sections):
-    """The recipe's judge after its trial; None without one. Its canaries come from all chunks, whichever shard asks."""
-    if dataset.judge is None:
-        yield None
-        return
-    from dataset_builder import judge
-    from dataset_builder.engine import Engine
-
-    with Engine(dataset.judge, ledger, report, cache_dir=place.cache) as engine:
-        bench = judge.Bench(engine, judge.trial(engine, judge.canaries(sections().all(), dataset.seed)))
-        report.say(bench.note)
-        yield bench
 
 
 def read(dataset: Dataset, place: Place, report: Report, on: Runner = HERE) -> tuple[Sequence[Document], list[Dropped]]:

@@ -3,122 +3,84 @@
 from __future__ import annotations
 
 import asyncio
-import queue
+import contextlib
 import random
 import sqlite3
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from dataset_builder.ledger import Ledger, Reply, Request
+from dataset_builder.jobs import Ended, Inbox, Job, Patience, Standing
+from dataset_builder.ledger import Ledger, Request
 from dataset_builder.limits import FAULT, OVERLOAD, Limiter, backoff_seconds
-from dataset_builder.money import Budget
+from dataset_builder.liveness import Liveness
+from dataset_builder.money import FREE, Budget
 from dataset_builder.problems import BuildProblem, CostCapReached
-from dataset_builder.transport import FATAL, HUNG, REFUSED, UNREACHABLE, Endpoint, Trouble
+from dataset_builder.transport import FATAL, HUNG, REFUSED, Endpoint, Trouble
 
 SWITCH_SECONDS = 0.0005
 """After which a busy caller lets the calls' thread go on, which needs the interpreter a dozen times between an answer's
 arrival and its commit. Python's own 5 ms would make that 60 ms, and an answer that is not committed is bought again."""
 
 
-LOOK_SECONDS = 1.0
-"""Between two looks at whether a call hangs."""
+class _Nobody:
+    """The inbox of what nobody waits for."""
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to believe in an endpoint."""
-
-    tries: int = 8
-    """Of one request, before it is given up."""
-    overload_tries: int = 40
-    """The same, where the server only ever said "too many"."""
-    silent_start_s: float = 15
-    """Given up after so long without a single answer, where nobody listens at all."""
-    silent_s: float = 120
-    """Given up after so long without any answer, otherwise: a server that loads its model needs a minute."""
-    refusals: int = 20
-    """Requests refused as faulty (400) before the first answer, after which no further one is sent."""
-    drain_s: float = 20
-    """For answers on their way when the run is stopped."""
-
-
-@dataclass(slots=True)
-class Job:
-    """One request on its way through the engine."""
-
-    request: Request
-    """As the caller made it."""
-    arrived: queue.SimpleQueue
-    """Where the job goes when its call has ended."""
-    ask: Request | None = None
-    """As it is sent: the request or one of its further attempts."""
-    tries: int = 0
-    hung: int = 0
-    """Of the tries: without an answer in time."""
-    reply: Reply | None = None
-    failure: Exception | None = None
-    """Trouble: of this request alone; anything else ends the run."""
-    forgotten: bool = False
-    """The run that wanted it has ended."""
-
-    def begin(self, ask: Request) -> None:
-        """Another call for the same request."""
-        self.ask, self.tries, self.hung, self.reply, self.failure = ask, 0, 0, None, None
+    def put(self, ended: Ended) -> None:
+        pass
 
 
 class Caller:
-    """An event loop in a thread of its own. Public methods may be called from any thread."""
+    """An event loop in a thread of its own (`jobs.Calls`). Public methods may be called from any thread.
+
+    `held`: what ends with it, such as a server of its own.
+    """
 
     def __init__(self, endpoint: Endpoint, ledger: Ledger, budget: Budget, ceiling: int, timeout_s: float,
-                 patience: Patience) -> None:
+                 patience: Patience, held: contextlib.ExitStack | None = None) -> None:  # fmt: skip
         self.endpoint, self.ledger, self.budget, self.patience = endpoint, ledger, budget, patience
+        self.where, self.priced = endpoint.where, budget.price is not None
         self.limiter = Limiter(ceiling, timeout_s)
+        self._held = held or contextlib.ExitStack()
         self._ready: deque[Job] = deque()
         self._foreseen: dict[str, Request] = {}
         """By key: requests that somebody will want; they are sent when nothing else is ready."""
         self._ahead: dict[str, Job] = {}
         """By key: jobs that nobody waits for, foreseen ones and those of a run that was left."""
-        self._nobody: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._nobody = _Nobody()
         self._calls: dict[asyncio.Task, Job] = {}
         self._delayed: dict[int, tuple[Job, asyncio.TimerHandle]] = {}
         self._wake: asyncio.TimerHandle | None = None
         self._chance = random.Random(0)
-        self._answers = 0
-        self._answered_at = self._begun_at = time.monotonic()
-        self._failures_in_a_row = self._refusals = 0
+        self._life = Liveness(patience, self.limiter)
+        self._refusals = 0
+        self._bug: Exception | None = None
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_SECONDS, self._switch_s))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Takes a job that the ledger has a claim for."""
-        self._loop.call_soon_threadsafe(self._take, job)
+    def submit(self, ask: Request, arrived: Inbox) -> None:
+        self._loop.call_soon_threadsafe(self._watched, self._take, Job(ask, arrived))
 
     def foresee(self, requests: Sequence[Request]) -> None:
-        """Requests that will be wanted: they fill slots that nothing else fills; their answers go into the ledger."""
-        self._loop.call_soon_threadsafe(self._expect, requests)
+        self._loop.call_soon_threadsafe(self._watched, self._expect, requests)
 
     def forget_foreseen(self) -> None:
-        """What was foreseen will not be wanted: what is not sent yet stays unsent."""
         self._in_loop(self._forget, self._nobody)
 
-    def forget(self, arrived: queue.SimpleQueue) -> None:
-        """Drops the jobs of one run that have not been sent yet, and gives their claims back."""
+    def forget(self, arrived: Inbox) -> None:
         self._in_loop(self._forget, arrived)
 
     def drain(self, seconds: float) -> None:
-        """Sends nothing more and waits for what is on its way."""
         self._in_loop(self._forget, None)
         asyncio.run_coroutine_threadsafe(self._drained(seconds), self._loop).result(seconds + 5)
 
     def close(self, drain: bool = True) -> None:
-        """Lets answers arrive (`drain`), cancels what is left, ends the thread."""
         if not self._loop.is_running():
             return
         self.drain(self.patience.drain_s if drain else 0)
@@ -126,27 +88,57 @@ class Caller:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+        self._held.close()
         sys.setswitchinterval(self._switch_s)
 
-    def _in_loop(self, function, *arguments) -> None:
+    def standing(self) -> Standing:
+        counted = self.priced and self.budget.price != FREE
+        return Standing(self.limiter.in_flight, self.budget.spent_usd if counted else None)
+
+    def context_tokens(self) -> int | None:
+        from dataset_builder.transport import context_tokens
+
+        return context_tokens(self.endpoint.model, self.where)
+
+    def _in_loop(self, function: Callable[..., None], *arguments: object) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (function(*arguments), done.set()))
+        self._loop.call_soon_threadsafe(lambda: (self._watched(function, *arguments), done.set()))
         done.wait(10)
 
     # What follows runs in the loop's thread only.
 
+    def _watched(self, function: Callable[..., None], *arguments: object) -> None:
+        """Runs it; what it raises ends the runs instead of vanishing in the event loop."""
+        try:
+            function(*arguments)
+        except Exception as wrong:
+            job = next((one for one in arguments if isinstance(one, Job)), None)
+            self._end_all(self._told(wrong), job)
+
+    def _told(self, wrong: Exception) -> Exception:
+        """As it is told to the runs."""
+        if isinstance(wrong, sqlite3.Error):
+            return BuildProblem(f"{self.ledger.path}: the ledger cannot be written: {wrong}")
+        self._bug = wrong  # of ours: every later run hears of it too
+        return wrong
+
     def _take(self, job: Job) -> None:
+        if self._bug:
+            raise self._bug
         self._foreseen.pop(job.ask.key, None)
         ahead = self._ahead.pop(job.ask.key, None)
         if ahead is not None:  # a run knows its jobs by their keys, so the end of this one will do
-            ahead.arrived, ahead.request, ahead.forgotten = job.arrived, job.request, False
-        elif (reply := self.ledger.get(job.ask)) is not None and reply.max_tokens >= job.ask.max_tokens:
-            self.ledger.release(job.ask)  # foreseen, and answered since the run looked into the ledger
-            job.reply = reply
-            job.arrived.put(job)
-        else:
+            ahead.arrived, ahead.forgotten = job.arrived, False
+            return
+        reply = self.ledger.get(job.ask)
+        if reply is not None and reply.max_tokens >= job.ask.max_tokens:
+            job.reply = reply  # foreseen, and answered since the run looked into the ledger
+            job.arrived.put(job.ended())
+        elif self.ledger.claim(job.ask):
             self._ready.append(job)
             self._dispatch()
+        else:
+            job.arrived.put(Ended(job.ask.key, elsewhere=True))
 
     def _expect(self, requests: Sequence[Request]) -> None:
         self._foreseen.update((request.key, request) for request in requests)
@@ -161,7 +153,6 @@ class Caller:
                 continue
             if self.ledger.claim(request):
                 job = Job(request, self._nobody)
-                job.begin(request)
                 self._ahead[request.key] = job
                 self._ready.append(job)
                 return
@@ -171,7 +162,7 @@ class Caller:
         if self._ahead.get(job.ask.key) is job:
             del self._ahead[job.ask.key]
         else:
-            job.arrived.put(job)
+            job.arrived.put(job.ended())
 
     def _dispatch(self) -> None:
         """Sends as much as limits and money allow; called whenever something may have changed."""
@@ -188,7 +179,7 @@ class Caller:
             if wait > 0:
                 if self._wake:
                     self._wake.cancel()
-                self._wake = self._loop.call_later(wait, self._dispatch)
+                self._wake = self._loop.call_later(wait, self._watched, self._dispatch)
                 return
             if self.budget.cap_usd is not None and self.ledger.changed_by_others():
                 self.budget.spent_usd = self.ledger.spent_usd(self.endpoint.model)
@@ -201,7 +192,7 @@ class Caller:
                 return
             self._ready.popleft()
             if not self.limiter.in_flight and not self._delayed:
-                self._begun_at = now  # time without a question is not silence
+                self._life.begin()
             self.limiter.sent(tokens)
             task = self._loop.create_task(self._call(job, reserved))
             self._calls[task] = job
@@ -210,17 +201,15 @@ class Caller:
     async def _call(self, job: Job, reserved: float) -> None:
         try:
             await self._call_and_keep(job, reserved)
-        except sqlite3.Error as wrong:
-            self._end_all(BuildProblem(f"{self.ledger.path}: the ledger cannot be written: {wrong}"), job)
-        except Exception as bug:  # never let a run wait for a job whose task has died
-            self._end_all(bug, job)
-        self._dispatch()
+        except Exception as wrong:  # never let a run wait for a job whose task has died
+            self._end_all(self._told(wrong), job)
+        self._watched(self._dispatch)
 
     async def _call_and_keep(self, job: Job, reserved: float) -> None:
         sent_at, job.tries = time.monotonic(), job.tries + 1
         reply, trouble = None, None
         try:
-            reply, headers = await self._within_patience(job.ask, job.hung + 1)
+            reply, headers = await self._life.within_patience(self.endpoint.ask(job.ask), job.hung + 1)
             now = time.monotonic()
             self.limiter.answered(now, sent_at, reply.seconds)
             if headers:
@@ -235,37 +224,12 @@ class Caller:
             raise
         cost = self.budget.settle(reserved, job.ask, reply)
         if reply is not None:
-            self._answers, self._failures_in_a_row, self._answered_at = self._answers + 1, 0, time.monotonic()
+            self._life.answered()
             job.reply = replace(reply, cost_usd=cost)
             self.ledger.put(job.ask, job.reply)
             self._deliver(job)
         else:
             self._failed(job, trouble, sent_at)
-
-    async def _within_patience(self, ask: Request, tries: int) -> tuple[Reply, dict]:
-        """The reply; a call that is late is only given up when it does not just wait in the server's queue."""
-        answers_before, ahead = self._answers, self.limiter.in_flight
-        call = self._loop.create_task(self.endpoint.ask(ask))
-        begun = time.monotonic()
-        step = min(LOOK_SECONDS, self.limiter.patience_seconds(tries))
-        try:
-            while not (await asyncio.wait({call}, timeout=step))[0]:
-                # looked at anew each time: calls that went out before the usual latency was known may hang as well
-                now, patience = time.monotonic(), self.limiter.patience_seconds(tries)
-                waited = now - begun
-                step = min(LOOK_SECONDS, max(0.01, patience - waited))
-                if waited < patience:
-                    continue
-                step = patience / 4
-                alive = now - self._answered_at < patience
-                # once most of those that were ahead of it are answered, no queue is what keeps it
-                queue = self._answers - answers_before < 2 * ahead and 4 * self.limiter.in_flight > ahead
-                if not (alive and queue) or waited > 10 * self.limiter.timeout_s:
-                    raise Trouble(HUNG, f"no answer within {waited:.0f} s")
-            return call.result()
-        finally:
-            call.cancel()
-            call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, so asyncio is quiet
 
     def _failed(self, job: Job, trouble: Trouble, sent_at: float) -> None:
         """Decides once and for all whether a failed call is tried again, given up, or the end of the run."""
@@ -275,7 +239,7 @@ class Caller:
         else:
             kind = OVERLOAD if trouble.kind == OVERLOAD else FAULT
             self.limiter.failed(now, sent_at, kind, trouble.retry_after)
-            self._failures_in_a_row += 1
+            self._life.failed()
         if trouble.headers:
             self.limiter.headers(now, trouble.headers)
         if job.forgotten:
@@ -285,20 +249,20 @@ class Caller:
                                        "Check dataset.generator: model, api_base and the key."), job)
         elif trouble.kind == REFUSED:
             self._refusals += 1
-            if self._refusals >= self.patience.refusals and not self._answers:
+            if self._refusals >= self.patience.refusals and not self._life.answers:
                 self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses every request: {trouble}"), job)
             else:
                 self._give_up(job, f"refused by the endpoint: {trouble}")
-        elif self._dead(now, trouble.kind):
+        elif self._life.dead(trouble.kind):
             self._end_all(BuildProblem(
                 f"{self.endpoint.model}{self._at()} does not answer: {trouble}\n"
-                f"Nothing came for {now - max(self._answered_at, self._begun_at):.0f} s and {self._failures_in_a_row} "
+                f"Nothing came for {self._life.silent_s():.0f} s and {self._life.failures_in_a_row} "
                 "tries. Every answer so far is kept: start the server and run the same command again."), job)
         elif job.tries >= (self.patience.overload_tries if trouble.kind == OVERLOAD else self.patience.tries):
             self._give_up(job, f"no answer after {job.tries} tries: {trouble}")
         else:
             delay = backoff_seconds(job.tries, trouble.retry_after, self._chance)
-            timer = self._loop.call_later(delay, self._again, job)
+            timer = self._loop.call_later(delay, self._watched, self._again, job)
             self._delayed[id(job)] = job, timer
 
     def _again(self, job: Job) -> None:
@@ -306,14 +270,9 @@ class Caller:
         self._ready.appendleft(job)
         self._dispatch()
 
-    def _dead(self, now: float, kind: str) -> bool:
-        silent = now - max(self._answered_at, self._begun_at)
-        limit = self.patience.silent_start_s if kind == UNREACHABLE and not self._answers else self.patience.silent_s
-        return silent >= limit and self._failures_in_a_row >= 3
-
     def _give_up(self, job: Job, reason: str) -> None:
-        job.failure = Trouble(REFUSED, reason)
-        self.ledger.release(job.ask)
+        job.problem = reason
+        self._release(job)
         self._deliver(job)
 
     def _refuse_for_money(self) -> None:
@@ -324,21 +283,23 @@ class Caller:
             f"${self.budget.worst_usd(job.ask):.4f}. It was not sent.\n"
             "Every answer so far is kept; raise the cap and run the same command again."), job)
 
-    def _end_all(self, problem: Exception, cause: Job) -> None:
+    def _end_all(self, problem: Exception, cause: Job | None) -> None:
         """Tells every run that waits, once, and forgets the jobs: sent or not, none will be answered."""
-        waiting = [cause, *self._ready, *self._calls.values(), *(job for job, _ in self._delayed.values())]
-        queues = {id(job.arrived): job.arrived for job in waiting if not job.forgotten}
-        queues.pop(id(self._nobody), None)
-        self.ledger.release(cause.ask)
+        waiting = [*self._ready, *self._calls.values(), *(job for job, _ in self._delayed.values())]
+        waiting += [cause] if cause else []
+        inboxes = {id(job.arrived): job.arrived for job in waiting if not job.forgotten}
+        inboxes.pop(id(self._nobody), None)
+        if cause:
+            self._release(cause)
         self._forget(None)
         for task in self._calls:
             if task is not asyncio.current_task(self._loop):
                 task.cancel()
-        self._begun_at, self._failures_in_a_row = time.monotonic(), 0
-        for arrived in queues.values():
-            arrived.put(Job(cause.request, arrived, failure=problem))
+        self._life.afresh()
+        for arrived in inboxes.values():
+            arrived.put(Ended("", end=problem))
 
-    def _forget(self, arrived: queue.SimpleQueue | None) -> None:
+    def _forget(self, arrived: Inbox | None) -> None:
         """Drops unsent jobs: of one run, or all, what is foreseen included. Those that were sent are kept if they come,
         but not tried again."""
         if arrived in (None, self._nobody):
@@ -362,7 +323,11 @@ class Caller:
 
     def _drop(self, job: Job) -> None:
         self._ahead.pop(job.ask.key, None)
-        self.ledger.release(job.ask)
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        with contextlib.suppress(sqlite3.Error):  # a claim that cannot be given back ends with this process
+            self.ledger.release(job.ask)
 
     async def _drained(self, seconds: float) -> None:
         if self._calls:

@@ -4,8 +4,8 @@
         ...
 
 `run` takes requests one by one as slots come free, looks each up in the ledger first, and yields an `Outcome` for every
-one in the order in which they are settled. Two threads: the caller's (requests, ledger look-ups, parsing) and one with
-the event loop (calls, commits), so that a slow caller does not starve the server. See docs/engine.md.
+one in the order in which they are settled. Requests, look-ups and parsing are the caller's; the calls and their commits
+are somebody else's: a process of their own (`process.py`) or, without one, a thread. See docs/engine.md.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Generic, TypeVar
 
-from dataset_builder.calls import Caller, Job, Patience
+from dataset_builder.jobs import Calls, Ended, Patience, Standing
 from dataset_builder.ledger import Ledger, Reply, Request
-from dataset_builder.loading import litellm
-from dataset_builder.money import FREE, Budget, price_of
 from dataset_builder.problems import Stopped
+from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Progress, Quiet, Report
 from dataset_builder.replies import BadReply
 from dataset_builder.spec import Generator
-from dataset_builder.transport import Endpoint, Trouble
 
 __all__ = ["BadReply", "Engine", "Outcome", "Patience", "Reply", "Request"]
 
@@ -42,7 +40,6 @@ SEED_STEP = 1_000_003
 AHEAD = 4
 """Requests taken from the caller per slot: enough to bridge a caller that is busy for a while, flat in memory."""
 POLL_SECONDS = 0.25
-EMBEDDED_SLOTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,8 @@ def warm() -> None:
 def _warmed() -> None:
     """A run that ends early ends this import in its middle ("can't register atexit after shutdown"): nobody wants it
     any more then. Where it is wanted, the first call imports again and says what is wrong."""
+    from dataset_builder.loading import litellm
+
     with contextlib.suppress(Exception):
         litellm()
 
@@ -88,15 +87,17 @@ class Engine:
     """
 
     def __init__(self, generator: Generator, ledger: Ledger, report: Report | None = None,
-                 patience: Patience | None = None, cache_dir: Path = Path(".cache")) -> None:
+                 patience: Patience | None = None, cache_dir: Path = Path(".cache"),
+                 process: CallsProcess | None = None) -> None:  # fmt: skip
+        """`process`: makes the calls; None: a thread of this process does."""
         self.generator = generator
         self.ledger = ledger
         self.report: Report = report or Quiet()
         self.patience = patience or Patience()
-        self.budget: Budget | None = None
         self._cache_dir = cache_dir
-        self._caller: Caller | None = None
-        self._open = contextlib.ExitStack()
+        self._process = process
+        self._caller: Calls | None = None
+        self._price_told = False
 
     def warm(self) -> None:
         """As `warm`."""
@@ -128,47 +129,51 @@ class Engine:
         if self._caller:
             self._caller.forget_foreseen()
 
-    def caller(self) -> Caller:
-        """The thread that makes the calls, started with the first one (an answer from the ledger needs none)."""
+    def caller(self) -> Calls:
+        """Who makes the calls, begun with the first one (an answer from the ledger needs none)."""
         if self._caller is None:
-            endpoint, ceiling = self._endpoint()
-            self.budget = self._budget()
-            self._caller = Caller(endpoint, self.ledger, self.budget, ceiling, self.generator.timeout_s, self.patience)
+            how = self.generator, self.ledger, self.patience, self._cache_dir
+            if self._process is not None:
+                self._caller = self._process.caller(*how)
+            else:
+                from dataset_builder.opening import open_caller
+
+                self._caller = open_caller(*how)
         return self._caller
+
+    def standing(self) -> Standing:
+        return self._caller.standing() if self._caller else Standing()
 
     @property
     def api_base(self) -> str | None:
         """Where the model is served: of the recipe, or of the embedded server once it runs."""
-        return self._caller.endpoint.where if self._caller else self.generator.api_base
+        return self._caller.where if self._caller else self.generator.api_base
+
+    def context_tokens(self) -> int | None:
+        """Room for prompt and reply together; None: the endpoint does not say, or was not asked anything yet."""
+        return self._caller.context_tokens() if self._caller else None
+
+    def tell_price(self) -> None:
+        """Says once, as soon as it is known, that no price is."""
+        if self._caller is None or self._price_told or self._caller.priced is None:
+            return
+        self._price_told = True
+        if not self._caller.priced:
+            capped = self.generator.max_cost_usd is not None
+            self.report.say(f"no price is known for {self.generator.model}: costs are not counted"
+                            + (", so max_cost_usd cannot be kept" if capped else ""))
 
     def close(self, drain: bool = True) -> None:
         """Lets answers that are on their way arrive (seconds at most), and ends the embedded server."""
         if self._caller:
             self._caller.close(drain)
             self._caller = None
-        self._open.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.close(drain=kind is None or not issubclass(kind, KeyboardInterrupt))
-
-    def _endpoint(self) -> tuple[Endpoint, int]:
-        if not self.generator.model.startswith("embedded"):
-            return Endpoint(self.generator), self.generator.max_concurrency
-        from dataset_builder.embedded import gguf_path, serve_embedded
-
-        api_base = self._open.enter_context(serve_embedded(gguf_path(self._cache_dir), EMBEDDED_SLOTS))
-        return Endpoint(self.generator, api_base), min(self.generator.max_concurrency, 2 * EMBEDDED_SLOTS)
-
-    def _budget(self) -> Budget:
-        model, cap = self.generator.model, self.generator.max_cost_usd
-        price = FREE if model.startswith("embedded") else price_of(model)
-        if price is None:
-            self.report.say(f"no price is known for {model}: costs are not counted"
-                            + (", so max_cost_usd cannot be kept" if cap is not None else ""))
-        return Budget(price, cap, self.ledger.spent_usd(model))
 
 
 @dataclass
@@ -197,13 +202,13 @@ class _Run(Generic[T]):
                  total: int | None) -> None:
         self.engine, self.ledger, self.parse, self.total = engine, engine.ledger, parse, total
         self.requests: Iterator[Request] | None = requests
-        self.arrived: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.out: dict[str, list[Job]] = {}
-        """By key: the job whose call is out, then jobs with equal requests that wait for its answer."""
-        self.elsewhere: deque[Job] = deque()
+        self.arrived: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self.out: dict[str, list[Request]] = {}
+        """By the key of the attempt that is out: the requests that wait for its answer."""
+        self.elsewhere: deque[Request] = deque()
         """Another process is buying these."""
         self.outstanding = 0
-        """Jobs in `out` and `elsewhere`."""
+        """Requests in `out` and `elsewhere`."""
         self.polled_at = 0.0
         self.room = AHEAD * engine.generator.max_concurrency
         self.tally = _Tally()
@@ -218,7 +223,7 @@ class _Run(Generic[T]):
                     self.requests = None
                 else:
                     self.tally.stage = request.stage
-                    yield from self._settle(Job(request, self.arrived))
+                    yield from self._settle(request)
             if not self.outstanding:
                 self._show(last=True)
                 return
@@ -229,59 +234,60 @@ class _Run(Generic[T]):
 
     def _receive(self) -> Iterator[Outcome[T]]:
         try:
-            job = self.arrived.get(timeout=POLL_SECONDS)
+            ended = self.arrived.get(timeout=POLL_SECONDS)
         except queue.Empty:
             return
-        if job.failure and not isinstance(job.failure, Trouble):
-            raise job.failure
-        jobs = self.out.pop(job.ask.key)
-        self.outstanding -= len(jobs)
-        self.tally.asked_again += max(0, job.tries - 1)
-        if job.failure:
-            for one in jobs:
-                yield self._ended(Outcome(one.request, None, None, str(job.failure)))
+        self.engine.tell_price()
+        if ended.end:
+            raise ended.end
+        waiting = self.out.pop(ended.key)
+        if ended.elsewhere:
+            self.elsewhere.extend(waiting)
             return
-        self.tally.tokens.append((time.monotonic(), job.reply.completion_tokens))
-        for one in jobs:
-            yield from self._settle(one)
+        self.outstanding -= len(waiting)
+        self.tally.asked_again += max(0, ended.tries - 1)
+        if ended.problem:
+            for request in waiting:
+                yield self._ended(Outcome(request, None, None, ended.problem))
+            return
+        self.tally.tokens.append((time.monotonic(), ended.completion_tokens))
+        for request in waiting:
+            yield from self._settle(request)
 
-    def _settle(self, job: Job) -> Iterator[Outcome[T]]:
+    def _settle(self, request: Request) -> Iterator[Outcome[T]]:
         """Yields the outcome if the ledger holds a good answer or all attempts failed; else sends the next attempt."""
         to_buy: Request | None = None
         last: tuple[Reply, str] | None = None
         for number in range(ATTEMPTS):
-            ask = attempt_of(job.request, number)
+            ask = attempt_of(request, number)
             reply = self.ledger.get(ask)
             if reply is None:
                 to_buy = to_buy or ask
                 break
             try:
-                value = self.parse(replace(reply, about=job.request.about))
+                value = self.parse(replace(reply, about=request.about))
             except BadReply as bad:
                 last = reply, str(bad)
                 if reply.finish_reason == "length" and reply.max_tokens < ask.max_tokens:
                     to_buy = to_buy or ask  # it was cut, and now there is more room
                 continue
-            yield self._ended(Outcome(job.request, value, reply))
+            yield self._ended(Outcome(request, value, reply))
             return
         if to_buy is None:
             reply, reason = last
             problem = f"{ATTEMPTS} replies could not be used; the last one: {reason}"
-            yield self._ended(Outcome(job.request, None, reply, problem))
+            yield self._ended(Outcome(request, None, reply, problem))
             return
         self.tally.asked_again += last is not None
-        self._send(job, to_buy)
+        self._send(request, to_buy)
 
-    def _send(self, job: Job, ask: Request) -> None:
+    def _send(self, request: Request, ask: Request) -> None:
         self.outstanding += 1
         if ask.key in self.out:
-            self.out[ask.key].append(job)
-        elif self.ledger.claim(ask):
-            job.begin(ask)
-            self.out[ask.key] = [job]
-            self.engine.caller().submit(job)
+            self.out[ask.key].append(request)
         else:
-            self.elsewhere.append(job)
+            self.out[ask.key] = [request]
+            self.engine.caller().submit(ask, self.arrived)
 
     def _look_elsewhere(self) -> Iterator[Outcome[T]]:
         now = time.monotonic()
@@ -302,11 +308,10 @@ class _Run(Generic[T]):
         if not last and now < self.tally.shown_at + POLL_SECONDS:
             return
         self.tally.shown_at = now
-        budget, caller = self.engine.budget, self.engine._caller
+        standing = self.engine.standing()
         self.engine.report.progress(Progress(
-            self.tally.stage, self.tally.done, self.total, self.tally.tokens_per_second(now),
-            budget.spent_usd if budget and budget.price and budget.price != FREE else None,
-            self.tally.asked_again, self.tally.problems, caller.limiter.in_flight if caller else None))
+            self.tally.stage, self.tally.done, self.total, self.tally.tokens_per_second(now), standing.spent_usd,
+            self.tally.asked_again, self.tally.problems, standing.in_flight if self.engine._caller else None))
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[None]:
@@ -331,12 +336,10 @@ class _Run(Generic[T]):
     def _heed_stop(self) -> None:
         if not self.stop_signals:
             return
-        caller = self.engine._caller
-        waiting = caller.limiter.in_flight if caller else 0
-        if waiting:
+        if waiting := self.engine.standing().in_flight:
             self.engine.report.say(f"stopping: up to {self.engine.patience.drain_s:.0f} s for {waiting} answers that "
                                    "are on their way (again to drop them)")
-            caller.drain(self.engine.patience.drain_s)
+            self.engine.caller().drain(self.engine.patience.drain_s)
         raise Stopped("Stopped. Every answer so far is kept: the same command goes on from here.")
 
     def leave(self) -> None:

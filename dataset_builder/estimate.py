@@ -9,9 +9,11 @@ from itertools import islice
 from dataset_builder import answer_first, coverage, judge, money, pairs
 from dataset_builder.ask import LIKELY, PATH_NOTE, view_names
 from dataset_builder.build import Place, chunks_of, read
-from dataset_builder.engine import Engine, warm
-from dataset_builder.ledger import Ledger, Request
+from dataset_builder.engine import Engine
+from dataset_builder.ledger import Request
+from dataset_builder.models import Models
 from dataset_builder.probe import probe
+from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Report
 from dataset_builder.rows import Chunk, Grounded, digest
 from dataset_builder.spec import Dataset
@@ -20,34 +22,31 @@ CALLS = 12
 """Real calls of the sample, the probe's apart."""
 
 
-def estimate_lines(dataset: Dataset, place: Place, report: Report) -> list[str]:
+def estimate_lines(dataset: Dataset, place: Place, report: Report, process: CallsProcess | None = None) -> list[str]:
     """Lines for a person: calls, tokens, cost and time of each stage, as ranges. Raises BuildProblem as a build
     does."""
-    warm()
-    chunks = chunks_of(dataset, read(dataset, place, report)[0], place)
-    with (
-        Ledger(place.ledger) as ledger,
-        Engine(dataset.generator, ledger, report, cache_dir=place.cache) as engine,
-    ):
+    with Models(dataset, place.ledger, place.cache, report, process) as models:
+        models.begin()
+        chunks = chunks_of(dataset, read(dataset, place, report)[0], place)
+        engine = models.generator
         capable = probe(dataset.generator, engine)
         if capable.path == "answer-first":
             sample, planned = _questions(dataset, chunks, place)
         else:
             sample, planned = _pairs(dataset, chunks, engine, capable.path)
         estimates = money.estimate(engine, sample, planned)
-        estimates += _judge(dataset, chunks, ledger, report, place)
+        estimates += _judge(dataset, chunks, models, place)
     return [PATH_NOTE.format(why=capable.why), *money.sentences(estimates)]
 
 
-def _judge(dataset: Dataset, chunks: Sequence[Chunk], ledger: Ledger, report: Report, place: Place,
-           ) -> list[money.StageEstimate]:  # fmt: skip
+def _judge(dataset: Dataset, chunks: Sequence[Chunk], models: Models, place: Place) -> list[money.StageEstimate]:
     """What the judge will take: its trial, and every pair once. Its sample are the first canaries of the trial."""
-    if dataset.judge is None:
+    engine = models.judge()
+    if engine is None:
         return []
     birds = judge.canaries(coverage.items(chunks, folder=place.cache).all(), dataset.seed)
     sample = [judge.request(one.question, one.answer, one.chunk, dataset.judge, one) for one in birds[-CALLS:]]
-    with Engine(dataset.judge, ledger, report, cache_dir=place.cache) as engine:
-        return money.estimate(engine, sample, {"judge": len(birds) + dataset.pairs.unique * 12 // 10}, judge.verdict)
+    return money.estimate(engine, sample, {"judge": len(birds) + dataset.pairs.unique * 12 // 10}, judge.verdict)
 
 
 def _questions(dataset: Dataset, chunks: Sequence[Chunk], place: Place) -> tuple[list[Request], dict[str, int]]:

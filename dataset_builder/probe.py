@@ -122,9 +122,7 @@ def _ask(generator: Generator, engine: Engine, form: str, places: range, room: i
             raise BadReply("cut off at an earlier, smaller room")
         return reply
 
-    schema = SCHEMA if form == "schema" else None
-    requests = [Request(generator.model, _messages(form, PASSAGES[place]), schema, room, 0.0, generator.seed, "probe",
-                        about=place) for place in places]
+    requests = _requests(generator, form, places, room)
     replies: dict[int, Reply | None] = {}
     for outcome in engine.run(requests, whole, len(requests)):
         place, reply = outcome.request.about, outcome.reply
@@ -132,6 +130,17 @@ def _ask(generator: Generator, engine: Engine, form: str, places: range, room: i
         if hopeful and reply and fault_in(form, reply, PASSAGES[place]) is None:
             hopeful(form, reply)
     return [replies[place] for place in places]
+
+
+def first_requests(generator: Generator) -> list[Request]:
+    """What every model is asked first."""
+    return _requests(generator, next(iter(FORMS)), range(FIRST), ROOM)
+
+
+def _requests(generator: Generator, form: str, places: range, room: int) -> list[Request]:
+    schema = SCHEMA if form == "schema" else None
+    return [Request(generator.model, _messages(form, PASSAGES[place]), schema, room, 0.0, generator.seed, "probe",
+                    about=place) for place in places]  # fmt: skip
 
 
 def _messages(form: str, passage: str) -> tuple[tuple[str, str], ...]:
@@ -204,28 +213,6 @@ def _content(text: str) -> set[str]:
 def _capability(path: Path, engine: Engine, seen: list[Reply], found: Iterable[str]) -> Capability:
     speeds = [reply.completion_tokens / reply.seconds for reply in seen if reply.seconds and reply.completion_tokens]
     return Capability(
-        path, context_tokens(engine.generator.model, engine.api_base),
+        path, engine.context_tokens(),
         round(statistics.median(speeds), 1) if speeds else None,
         any(has_thoughts(reply.text) for reply in seen), f"{path}: " + ", ".join(found))
-
-
-def context_tokens(model: str, api_base: str | None) -> int | None:
-    """What the server says (vLLM: `max_model_len`; llama.cpp: `n_ctx`), else what litellm's list says, else None."""
-    import requests
-
-    from dataset_builder.loading import litellm
-
-    if api_base:
-        try:
-            listed = requests.get(f"{api_base.rstrip('/')}/models", timeout=5).json()["data"]
-        except (requests.RequestException, ValueError, KeyError, TypeError):
-            listed = []
-        entries = [one for one in listed if isinstance(one, dict)]
-        for one in [one for one in entries if one.get("id") == model.partition("/")[2]] or entries[:1]:
-            figure = one.get("max_model_len") or one.get("context_length") or (one.get("meta") or {}).get("n_ctx")
-            if isinstance(figure, int):
-                return figure
-    try:
-        return litellm().get_model_info(model).get("max_input_tokens")
-    except Exception:  # litellm raises a bare Exception for a model it does not know
-        return None

@@ -157,3 +157,23 @@ def _nobody_listens(wrong: BaseException | None) -> bool:
             return True
         wrong, seen = wrong.__cause__ or wrong.__context__, seen + 1
     return False
+
+
+def context_tokens(model: str, api_base: str | None) -> int | None:
+    """What the server says (vLLM: `max_model_len`; llama.cpp: `n_ctx`), else what litellm's list says, else None."""
+    import requests
+
+    if api_base:
+        try:
+            listed = requests.get(f"{api_base.rstrip('/')}/models", timeout=5).json()["data"]
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            listed = []
+        entries = [one for one in listed if isinstance(one, dict)]
+        for one in [one for one in entries if one.get("id") == model.partition("/")[2]] or entries[:1]:
+            figure = one.get("max_model_len") or one.get("context_length") or (one.get("meta") or {}).get("n_ctx")
+            if isinstance(figure, int):
+                return figure
+    try:
+        return litellm().get_model_info(model).get("max_input_tokens")
+    except Exception:  # litellm raises a bare Exception for a model it does not know
+        return None

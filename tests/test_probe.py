@@ -11,6 +11,7 @@ from dataset_builder.engine import Engine, Outcome, Reply
 from dataset_builder.ledger import Ledger
 from dataset_builder.progress import Quiet
 from dataset_builder.spec import Generator
+from dataset_builder.transport import context_tokens
 
 GOOD = (
     ("How often is a failed upload tried again?", "It is tried again three times by default.",
@@ -28,7 +29,8 @@ GOOD = (
 class Scripted:
     """Stands where the engine stands: answers each probe by a function of form and passage."""
 
-    api_base = None
+    def context_tokens(self) -> None:
+        return None
 
     def __init__(self, answer) -> None:
         self.generator = Generator(model="openai/anything")
@@ -145,5 +147,5 @@ def test_the_answers_lie_in_the_ledger(tmp_path):
 
 
 def test_context_of_a_server_that_does_not_say():
-    assert probe.context_tokens("openai/no-such-model", "http://127.0.0.1:9/v1") is None
-    assert probe.context_tokens("gpt-4o-mini", None) == 128_000
+    assert context_tokens("openai/no-such-model", "http://127.0.0.1:9/v1") is None
+    assert context_tokens("gpt-4o-mini", None) == 128_000

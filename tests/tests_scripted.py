@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from dataset_builder.engine import Reply, Request
 
@@ -19,7 +20,8 @@ class Scripted:
             return Reply(request.key, answer(request), "stop", 10, 5, None, 0.01, request.model, request.max_tokens), {}
 
         monkeypatch.setattr("dataset_builder.transport.Endpoint.ask", ask)
-        monkeypatch.setattr("dataset_builder.engine.price_of", lambda _model: None)
+        monkeypatch.setattr("compiler.commands.data._calls", nullcontext)  # the calls are made here
+        monkeypatch.setattr("dataset_builder.opening.price_of", lambda _model: None)
 
 
 def sentence_of(request: Request) -> str:

@@ -46,6 +46,15 @@ def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int], mer
 
     Example: recipe data recipes/quickstart.yaml
     """
+    with _calls() as process:
+        if process and until not in ("read", "chunk") and not _built_before(recipe):
+            process.begin()  # before everything else: the rest of what is imported here is imported beside it
+        result, place = _run(recipe, estimate, until, shard, merge, on, process)
+    if result:
+        _tell(result, place)
+
+
+def _run(recipe, estimate, until, shard, merge, on, process):
     from compiler.check import load_recipe
     from dataset_builder.build import Place, build
     from dataset_builder.progress import report_to
@@ -59,13 +68,26 @@ def command(recipe: str, estimate: bool, until: str, shard: tuple[int, int], mer
     report = report_to()
     try:
         if estimate:
-            _estimate(parsed.dataset, place, report)
-            return
+            _estimate(parsed.dataset, place, report, process)
+            return None, place
         with _runner(on) as runner:
-            result = build(parsed.dataset, place, report, until, _tokenizer(parsed.base_model), shard, runner)
+            tokenizer = _tokenizer(parsed.base_model)
+            return build(parsed.dataset, place, report, until, tokenizer, shard, runner, process), place
     finally:
         report.close()
-    _tell(result, place)
+
+
+def _calls():
+    """Who makes the calls: a process of its own."""
+    from dataset_builder.process import CallsProcess
+
+    return CallsProcess()
+
+
+def _built_before(recipe: str) -> bool:
+    """Whether a finished dataset lies where that of a recipe in a file of this name usually does: then there is
+    probably nothing to ask."""
+    return Path("generated", Path(recipe).stem, "dataset", "dataset.lock.json").exists()
 
 
 def _runner(on: str):
@@ -87,10 +109,10 @@ def _merge(into: Path, others: tuple[str, ...]) -> None:
             click.echo(f"{other}: {ledger.merge(other):,} answers added")
 
 
-def _estimate(dataset, place, report) -> None:
+def _estimate(dataset, place, report, process) -> None:
     from dataset_builder.estimate import estimate_lines
 
-    for line in estimate_lines(dataset, place, report):
+    for line in estimate_lines(dataset, place, report, process):
         click.echo(line)
 
 
