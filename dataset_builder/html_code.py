@@ -8,7 +8,7 @@ import re
 
 from lxml.html import HtmlElement, builder
 
-from dataset_builder.html_main import BLOCKS, classes, drop
+from dataset_builder.html_main import BLOCKS, classes, drop, text_of
 
 _LINE_NUMBERS = frozenset(
     {
@@ -68,19 +68,74 @@ _MEANINGLESS = (
     "tt",
     "var",
 )
+_GUTTER = re.compile(r"line-?num|lineno|gutter|^lnt?$", re.I)
+_LABEL = re.compile(r"^(?:code-?block-?|code-?)?lang(?:uage)?(?:-?name|-?label)?$", re.I)
+_LAID_OUT = re.compile(r"white-space:\s*pre|display:\s*block", re.I)
+_NOT_POWERS = frozenset({"st", "nd", "rd", "th", "tm", "sm", "r", "c", "er", "re", "e"})
+"""Ordinals and trade marks: set high, but no exponents."""
 _INLINE = frozenset({"a", "strong", "em", "b", "i", "code", "p", "sub", "sup", "del", "s", "q", "kbd", "samp"})
 _ENDS = frozenset({"body", "article", "main", "li", "td", "dd", "section"})
 
 
 def plain_code(main: HtmlElement) -> None:
     """Make every code block of the tree plain."""
+    _lines_in_boxes(main)
     for table in list(main.iter("table")):
         _without_line_numbers(table)
     for code in list(main.iter("code")):
         _promote(code)
     for pre in list(main.iter("pre")):
         if next(pre.iterancestors("pre"), None) is None:
+            _without_gutter(pre)
             _plain(pre)
+
+
+def _lines_in_boxes(main: HtmlElement) -> None:
+    """Doxygen and SyntaxHighlighter write a block as boxes of a line each, GitHub's file view as rows: a <pre> each."""
+    fragments = [box for box in main.iter("div") if "fragment" in classes(box)]
+    for box in [*fragments, *(cell for cell in main.iter("td") if "code" in classes(cell))]:
+        lines = [line for line in box.iter("div") if "line" in classes(line)]
+        if lines and next(box.iter("pre"), None) is None:
+            _become_pre(box, lines)
+    for table in list(main.iter("table")):
+        rows = [list(row.iter("td")) for row in table.iter("tr")]
+        if len(rows) < 2 or next(table.iterancestors("pre"), next(table.iter("pre"), None)) is not None:
+            continue
+        if all(len(row) == 2 and classes(row[0]) & _LINE_NUMBERS for row in rows):
+            _become_pre(table, [code for _, code in rows])
+
+
+def _become_pre(box: HtmlElement, lines: list[HtmlElement]) -> None:
+    """The text of `lines` as the one <pre> of `box`; a cell keeps the <pre> inside."""
+    language = _language(box)
+    for line in lines:
+        for number in [element for element in line.iter("span") if classes(element) & _LINE_NUMBERS]:
+            if number.tail and number.tail.startswith("\xa0"):  # Doxygen before 1.9 sets one between number and code
+                number.tail = number.tail[1:]
+            drop(number)
+    text = "\n".join(re.sub(r"[\r\n]", "", line.text_content()).replace("\xa0", " ").rstrip() for line in lines)
+    pre = builder.PRE(text)
+    if language:
+        pre.set("data-language", language)
+    if box.tag == "td":
+        for child in list(box):
+            box.remove(child)
+        box.text = None
+        box.append(pre)
+    else:
+        pre.tail, box.tail = box.tail, None
+        box.getparent().replace(box, pre)
+
+
+def _without_gutter(pre: HtmlElement) -> None:
+    """Line numbers and the language's name that stand beside the block."""
+    for beside in [*pre.itersiblings(), *pre.itersiblings(preceding=True)]:
+        marks = classes(beside)
+        text = beside.text_content().split()
+        gutter = all(word.isdigit() for word in text) and any(_GUTTER.search(mark) for mark in marks)
+        label = len(text) == 1 and len(text[0]) <= 20 and any(_LABEL.match(mark) for mark in marks)
+        if gutter or label:
+            drop(beside)
 
 
 def _without_line_numbers(table: HtmlElement) -> None:
@@ -118,7 +173,8 @@ def _promote(code: HtmlElement) -> None:
     parent = code.getparent()
     if parent is None or next(code.iterancestors("pre"), None) is not None:
         return
-    if "".join(parent.text_content().split()) != "".join(code.text_content().split()) or len(parent) != 1:
+    alone = len(parent) == 1 and "".join(parent.text_content().split()) == "".join(code.text_content().split())
+    if not alone and not _LAID_OUT.search(code.get("style") or ""):
         return
     pre = builder.PRE()
     pre.tail, code.tail = code.tail, None
@@ -129,11 +185,11 @@ def _promote(code: HtmlElement) -> None:
 def _plain(pre: HtmlElement) -> None:
     language = _language(pre)
     for element in list(pre.iterdescendants()):
-        if element.tag == "button" or classes(element) & _LINE_NUMBERS:
+        if element.tag == "button" or classes(element) & _LINE_NUMBERS or _is_number_aside(element):
             drop(element)
     for line_break in list(pre.iter("br")):
         line_break.tail = "\n" + (line_break.tail or "")
-    for line in list(pre.iterdescendants("div")):
+    for line in list(pre.iterdescendants("div", "li", "tr")):
         if line.getnext() is not None and not line.text_content().endswith("\n"):
             line.tail = "\n" + (line.tail or "").lstrip("\n")
     text = pre.text_content().replace("\r\n", "\n").replace("\r", "\n")
@@ -147,6 +203,12 @@ def _plain(pre: HtmlElement) -> None:
         pre.set("data-language", language)
     if not text:
         drop(pre)
+
+
+def _is_number_aside(element: HtmlElement) -> bool:
+    """A number that its page keeps from what is copied or found: Chroma's styles, rustdoc."""
+    aside = "user-select:none" in (element.get("style") or "").replace(" ", "") or "data-nosnippet" in element.attrib
+    return aside and element.text_content().strip().isdigit()
 
 
 def _language(pre: HtmlElement) -> str:
@@ -184,6 +246,7 @@ def plain_inline(main: HtmlElement) -> None:
     """Take away inline elements that mean nothing in Markdown: spans, links that lead nowhere from here, marks around
     whole blocks."""
     _formulas(main)
+    _scripts(main)
     for element in list(main.iterdescendants(*_MEANINGLESS)):
         if element.get("role") == "tab" or (element.tag == "label" and _is_tab(element)):
             continue
@@ -225,3 +288,30 @@ def _formulas(main: HtmlElement) -> None:
             for child in list(box):
                 box.remove(child)
             box.text = f"${source}$"
+
+
+def _scripts(main: HtmlElement) -> None:
+    """High and low characters in plain text: 10<sup>6</sup> is 10^6 and never 106; a footnote's mark is [1]."""
+    for script in list(main.iterdescendants("sup", "sub")):
+        words = text_of(script)
+        before = _character_before(script)
+        link = next(script.iter("a"), script if script.getparent().tag == "a" else None)
+        note = link is not None and words.isdigit()
+        if note:
+            words = f"[{words}]"
+        elif script.tag == "sub":
+            words = f"_{words}" if before.isdigit() and words[:1].isdigit() else words
+        elif re.match(r"[-\u2212+]?\w", words) and (before.isalnum() or before in (")", "]")):
+            high = f"^{words}" if re.fullmatch(r"[-\u2212+]?[\w.]+", words) else f"^({words})"
+            words = words if words.casefold() in _NOT_POWERS else high
+        if words != text_of(script):
+            for child in list(script):
+                script.remove(child)
+            script.text = words
+        script.drop_tag()
+
+
+def _character_before(element: HtmlElement) -> str:
+    previous = element.getprevious()
+    text = (previous.tail or previous.text_content()) if previous is not None else element.getparent().text
+    return (text or "")[-1:]

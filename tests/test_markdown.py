@@ -102,6 +102,32 @@ def test_code_in_a_table_cell_is_fenced_below_the_table():
     assert markdown == "| a | b |\n| --- | --- |\n| x | (code 1 below) |\n\n```\none\ntwo\n```\n"
 
 
+FOUR_LINES = ["def f(x):", "    if x &lt; 3:", "", "        return 7"]
+
+
+@pytest.mark.parametrize("before, line, after", [
+    ('<div class="fragment">', '<div class="line"><span class="lineno">{n:5}</span>{text}</div>\n', "</div>"),
+    ('<pre><code><table class="hljs-ln">', '<tr><td class="hljs-ln-numbers"></td><td>{text}</td></tr>',
+     "</table></code></pre>"),
+    ('<pre><ol class="linenums">', "<li>{text}</li>", "</ol></pre>"),
+    ("<pre><code>", '<span><span style="-webkit-user-select:none;user-select:none">{n}</span>{text}\n</span>',
+     "</code></pre>"),
+    ('<pre class="rust"><code>', '<a href="#{n}" data-nosnippet>{n}</a>{text}\n', "</code></pre>"),
+    ("<table>", '<tr><td class="blob-num js-line-number"></td><td class="blob-code">{text}</td></tr>', "</table>"),
+    ('<div class="language-x"><span class="lang">python</span><pre>', "{text}\n",
+     '</pre><div class="line-numbers-wrapper"><span class="line-number">1</span><br><span>2</span></div></div>'),
+], ids=["doxygen", "highlightjs", "prettify", "chroma", "rustdoc", "github", "vitepress"])  # fmt: skip
+def test_lines_in_boxes_and_their_numbers(before, line, after):
+    html = before + "".join(line.format(n=n, text=text) for n, text in enumerate(FOUR_LINES, 1)) + after
+    wanted = "\n".join(FOUR_LINES).replace("&lt;", "<")
+    assert re.sub("```.*", "```", body(f"<p>a</p>{html}<p>b</p>")) == f"a\n\n```\n{wanted}\n```\n\nb\n"
+
+
+def test_a_power_is_no_longer_number():
+    powers = "<p>10<sup>6</sup>, 2<sup>n-1</sup>, H<sub>2</sub>O, 3<sup>rd</sup>, "
+    assert body(f'{powers}so<sup><a href="#f">1</a></sup> 77<sub>8</sub>') == "10^6, 2^(n-1), H2O, 3rd, so[1] 77_8\n"
+
+
 def test_spans_of_cells_are_filled():
     markdown = body(
         "<table><tr><th colspan=2>ab</th><th>c</th></tr><tr><td rowspan=2>1</td><td>2</td><td>3</td></tr>"
