@@ -35,6 +35,8 @@ TURNS = 3
 """Times a chunk is asked for pairs; from the second on the names that no pair mentions are given."""
 MOST_NAMES = 4
 """Given to the model in one further turn."""
+NOTHING = "the model found nothing to ask about in it"
+"""Why an honest, empty list gave no pair; it says nothing against the model."""
 LIKELY = 2.0
 """Accepted pairs a chunk, before any is known."""
 TELL_EVERY = 16
@@ -184,9 +186,10 @@ def _ask_batch(
         made[place], lost[place] = good, bad
         if first and all(place in made for place in first):
             good, bad = _in_order(made, first), _in_order(lost, first)
-            if len(good) < LEAST_KEPT * (len(good) + len(bad)):
+            tried = len(good) + sum(one.reason != NOTHING for one in bad)
+            if len(good) < LEAST_KEPT * tried or (not tried and len(plans) >= TRIAL):
                 pool.dropped += [*bad, *(_untrusted(one) for one in good)]
-                return f"{len(good)} of {len(good) + len(bad)} pairs passed their checks"
+                return f"{len(good)} of {tried} pairs passed their checks"
             first = range(0)
         if not first and len(made) % max(TELL_EVERY, len(plans) // TELL_EVERY) == 0:
             _tell(path, plans, made, pool, ahead, then)
@@ -223,8 +226,8 @@ def check(
     """Verifies what a model wrote about a chunk (place, chunk, candidates, why there are none): a function over rows.
     Returns the place, the pairs and what was dropped."""
     place, chunk, candidates, problem = written
-    if problem is not None:
-        return place, [], [Dropped("pairs", problem, {"source": chunk.origin, "section": chunk.section})]
+    if problem is not None or not candidates:
+        return place, [], [Dropped("pairs", problem or NOTHING, {"source": chunk.origin, "section": chunk.section})]
     checked = [pairs.verify(candidate, chunk) for candidate in candidates]
     made = [one for one in checked if isinstance(one, Grounded)]
     return place, made, [one for one in checked if isinstance(one, Dropped)]

@@ -42,6 +42,14 @@ _BARE_POINTER = re.compile(
     r"(?=\s+(?:is|are|do|does|mean|used|work|for|be|called|command|code|option|feature|script|step|model|file|tool|"
     r"function|method|setting|parameter|value|error|library|project|software|release|version|issue|problem|the)\b|\?|$)"
 )
+_SHOWN = r"(?:commands?|steps?|code|examples?|scripts?|sections?|tables?|figures?|instructions?|output|lines?|"
+_SHOWN += r"snippets?|settings?|variables?|links?|results?|lists?|configurations?)"
+_SHOWS = re.compile(
+    rf"(?i)\bfollowing (?:[\w-]+ ){{0,2}}?{_SHOWN}\b|\b(?:below|above) {_SHOWN}\b|"
+    rf"\b{_SHOWN} (?:(?:shown|listed|given|described) )?(?:below|above)\b|\bas (?:follows|below)\b|"
+    r"\bsee (?:below|above)\b"
+)
+"""Words that promise something to look at."""
 
 
 def project(text: str) -> tuple[str, list[int]]:
@@ -139,6 +147,8 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
         return "answer is a bare value, not a sentence"
     if _POINTS_OUTSIDE.search(_FENCE.sub("", answer)) and _speaks_of_the_text(answer):
         return "answer points at a text the reader does not have"
+    if _shows_nothing(answer):
+        return "answer promises what it does not show"
     if plain.casefold().rstrip(".?! ") == project(question)[0].strip().casefold().rstrip(".?! "):
         return "answer repeats the question"
     # `words` is case-folded; a placeholder such as <model-path> in a question may return in the answer
@@ -148,6 +158,17 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
     if not exact_words(question) <= exact_words(source) and (foreign := missing_words(question, source)):
         return "question names what the source does not: " + ", ".join(foreign[:5])
     return code_problem(answer, source)
+
+
+def _shows_nothing(answer: str) -> bool:
+    """Whether the answer promises a command, steps, a table ... of which nothing stands after these words (or, for what
+    is "above", before them)."""
+    bare = _FENCE.sub("", answer)
+    promise = _SHOWS.search(bare)
+    if promise is None or _FENCE.search(answer + "\n"):
+        return False
+    rest = bare[: promise.start()] if "above" in promise.group().casefold() else bare[promise.end() :]
+    return not re.search(r"[`\n]|:\s*\S", rest.strip())
 
 
 def _speaks_of_the_text(answer: str) -> bool:

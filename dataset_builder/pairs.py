@@ -32,6 +32,8 @@ PROVEN = 0.7
 """Least share of an answer's content words in evidence that code picks, where the model's quote is none."""
 CLAIMS = re.compile(r"\b(?:all\b|every\b|always|never|only|none\b|default|recommend)")
 """Beginnings of words that say much: where an answer has one, its quote or its question has it, too."""
+_RELATIVE_LINK = re.compile(r"(?<!!)\[([^\]\n`]+)\]\((?![a-z]+:)[^)\s]*\)")
+"""`[Tips](#tips)`: a link that leads nowhere from a row."""
 NEAR_CHARS = 300
 """What counts as next to a quote."""
 TOKENS_A_PAIR = 160
@@ -87,7 +89,8 @@ def pairs_request(plan: Plan, generator: Generator, path: str) -> Request:
 
 
 def parse_pairs(reply: Reply) -> list[dict[str, str]]:
-    """The pairs in a reply, whole ones only. Raises BadReply where there is none."""
+    """The pairs in a reply, whole ones only; an empty list is an answer, too: there is nothing to ask. Raises BadReply
+    where the reply holds something else than pairs."""
     try:
         value = json_in(reply.text, truncated=reply.finish_reason == "length")
     except BadReply:
@@ -95,7 +98,9 @@ def parse_pairs(reply: Reply) -> list[dict[str, str]]:
         if not found:
             raise
         return [{key.lower(): text for key, text in one.items()} for one in found]
-    found = value.get("pairs", []) if isinstance(value, dict) else value
+    found = value.get("pairs") if isinstance(value, dict) else value
+    if found == []:
+        return []
     found = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     whole = [one for one in found if all(isinstance(one.get(key), str) for key in ("question", "answer"))]
     if not whole:
@@ -185,6 +190,7 @@ def best_evidence(answer: str, chunk: Chunk) -> tuple[int, int] | None:
 
 def _tidy(answer: str) -> str:
     text = answer.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").strip()
+    text = _RELATIVE_LINK.sub(r"\1", text)
     return text if text.endswith((".", "!", "?", "`", ":", ")")) or "\n" in text else text + "."
 
 
@@ -193,7 +199,8 @@ def _unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] |
     if place is None:
         return None
     said, text = content_stems(project(answer)[0]), chunk.text
-    near = project(text[max(0, place[0] - NEAR_CHARS) : place[1] + NEAR_CHARS])[0]
+    around = text[max(0, place[0] - NEAR_CHARS) : place[1] + NEAR_CHARS]
+    near = project(around)[0]
     quoted = project(text[place[0] : place[1]])[0]
     # the proof must share words with the answer; what else the answer says stands close by
     shared, close = len(said & content_stems(quoted)), len(said & content_stems(near))
@@ -203,7 +210,8 @@ def _unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] |
     if claimed:
         return "answer claims more than its quote: " + ", ".join(sorted(claimed))
     figures = {word for word in exact_words(answer) - exact_words(question) if re.search(r"\d", word)}
-    known = "\n".join((near, question, chunk.title, *chunk.heading_path))
+    # `around` as it is written, too: an answer may keep a link, whose address `project` leaves out
+    known = "\n".join((near, around, question, chunk.title, *chunk.heading_path))
     if lost := sorted(figures & set(missing_words(answer, known))):
         return "answer gives a figure that does not stand by its quote: " + ", ".join(lost[:3])
     return None

@@ -60,6 +60,7 @@ def test_a_good_candidate_is_grounded():
         ({"question": "What does this option do?"}, "reader does not have"),
         ({"question": "What does `--attempts` of the Quay server set?"}, "--attempts"),
         ({"answer": "3"}, "bare value"),
+        ({"answer": "To set how often a failed upload is tried again, run the following command."}, "does not show"),
         ({"answer": "BANANA is the only word you will ever need, forever."}, "not about its quote"),
         ({"quote": "The server writes one log file a day into `/var/log/quay`."}, "not about its quote"),
     ],
@@ -129,6 +130,34 @@ def test_nothing_usable_is_asked_again():
         pairs.parse_pairs(reply("I cannot do that."))
     with pytest.raises(BadReply):
         pairs.parse_pairs(reply('{"pairs": [{"question": 1}]}'))
+
+
+def test_an_empty_list_is_an_answer_and_says_nothing_against_the_model(monkeypatch, tmp_path):
+    assert pairs.parse_pairs(reply('{"pairs": []}')) == []
+    others = [chunk(document(f"{n}.md", f"Page {n}", f"# Page {n}\n\nNothing but links stands here, {n}."), 400)[0]
+              for n in range(4)]  # fmt: skip
+
+    def answer(request):
+        about = request.about.chunk if request.stage == "pairs" else None
+        return weak(request) if about is None else pairs_json(GOOD, LOGS) if about == the_chunk() else '{"pairs": []}'
+
+    capable = Capability("schema", None, None, False, "schema: scripted")
+    monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: capable)
+    scripted, dataset = Scripted(monkeypatch, answer), spec(2)
+    with Ledger(tmp_path / "l.sqlite") as ledger, Engine(dataset.generator, ledger) as engine:
+        found = ask_pairs(engine, dataset, [*others, the_chunk()])
+    assert found.path == "schema" and len(found.pairs) == 2
+    asked_of = [one.about.chunk.id for one in scripted.asked if one.stage == "pairs"]
+    assert len(asked_of) == len(set(asked_of))
+    assert any("nothing to ask" in one.reason and one.item["section"] for one in found.dropped)
+
+
+def test_links_of_an_answer():
+    text = f"# Quay\n\n{GOOD['quote']} See [tips](#tips) and [more](https://x.example/v1.2/a3)."
+    (one,) = chunk(document("quay.md", "Quay", text), 400)
+    answer = f"{GOOD['quote']} See [tips](#tips) and [more](https://x.example/v1.2/a3)."
+    made = pairs.verify({**GOOD, "answer": answer}, one)
+    assert isinstance(made, Grounded) and made.pair.answer == answer.replace("[tips](#tips)", "tips")
 
 
 def test_a_document_cannot_close_its_delimiter():
