@@ -208,6 +208,12 @@ _ABOUT = {
 }
 
 
+_PHRASE = re.compile(
+    r"(?:As|At|By|Can|For|From|If|In|Must|Not|On|Only|Should|To|Use|Used|When|With|Without)\b"
+)
+"""Begins a cell that cannot follow "is"."""
+
+
 def _of_row(block: Block, where: str, heading: str) -> Iterator[Fact]:
     """A row of a table: the described thing as one fact, each short cell under a named column as another. A bare figure
     says nothing without its table, whose heading is then named."""
@@ -239,7 +245,8 @@ def _of_row(block: Block, where: str, heading: str) -> Iterator[Fact]:
             column = header if exact_words(header) else header.lower()
             label = f"the {noun} {name}" if noun else name
             verb = "are" if re.search(r"[a-zA-Z]{2}[^s]s$", column) else "is"
-            asked, said = f"{verb} the {column} of {label}?", f"he {column} of {label} {verb} {cell.rstrip('.')}."
+            told = ":" if _PHRASE.match(cell) else f" {verb}"
+            asked, said = f"{verb} the {column} of {label}?", f"he {column} of {label}{told} {cell.rstrip('.')}."
             question, answer = set_in(f"What {asked}", where), f"T{said}"
             if _FIGURE.fullmatch(cell) and not noun and not name.startswith("`"):
                 table = sentences.clean(heading).rstrip(".:")

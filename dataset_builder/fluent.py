@@ -68,7 +68,7 @@ def fluent_problem(question: str, fact: Fact, chunk: Chunk) -> str | None:
         return problem
     if YES_NO.match(question):
         return "a yes/no question"
-    if re.search(r"(?i)\b(?:we|our|us|these|those)\b", question):
+    if re.search(r"(?i)\b(?:we|our|us|this|these|those)\b", _CODE_SPAN.sub("", question)):
         return "question points at a text the reader does not have"
     if _TWO.search(question):
         return "two questions in one"
@@ -107,6 +107,8 @@ def _of_words(question: str, fact: Fact, chunk: Chunk) -> str | None:
         return "question asks for what the sentence does not give: " + noun[0].casefold()
     if re.search(r"(?i)\b(?:for|to|of) in\b|\ban? \d+\.? [a-z]|\bpurpose of \w+ing .* to [a-z]", question):
         return "question is not grammatical"
+    if re.search(r"\b(?:[Tt]he|[Aa]n?|of|for) (?:The|An?) |\b(?:the|an?) (?:the|an?) ", question):
+        return "question is not grammatical"  # the sentence's first word, taken over as it stands there
     if re.search(r"(?i)\b(\w{4,})\s+(?:and|between|or|of the)\s+\1\b", question):
         return "question repeats itself"
     return None

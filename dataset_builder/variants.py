@@ -57,6 +57,8 @@ def rows(
     absent = round(total * not_in_docs)
     chosen = _fill(trainable, total - absent)
     train = [row(grounded, view, system) for grounded, view in chosen]
+    # where rows run out, the share is still one of the rows there are
+    absent = min(absent, round(len(train) * not_in_docs / (1 - not_in_docs)))
     train += not_in_documents(list(parts.train), known, absent, system)
     transfer = tuple(
         row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer
@@ -229,7 +231,8 @@ _TAILS = ("mode", "level", "policy", "path", "limit", "format", "backend", "time
 
 def _absent(grounded: Grounded, known: Corpus, turn: int) -> tuple[str, str] | None:
     """(question, answer) about an invented relative of a real name; None where the pair names nothing to start from."""
-    match = re.search(r"(?<!`)`(-{0,2}[A-Za-z][\w-]{2,30})`(?!`)", grounded.pair.question + " " + grounded.pair.answer)
+    told = f"{grounded.pair.question} {grounded.pair.answer}"
+    match = re.search(r"(?<!`)`(-{0,2}[A-Za-z][\w-]{1,29}[A-Za-z0-9])`(?!`)", told)
     if match is None:
         return None
     real = match[1]

@@ -165,3 +165,12 @@ def test_a_recommendation_is_asked_as_one_and_an_acronym_has_its_setting():
         "In Quay logs, what should I do when running the server on a small card?",
         "In Quay logs, what is DEBUG?",
     ]
+
+
+def test_a_cell_that_is_no_value_follows_a_colon():
+    page = "# Quay\n\n| Image | Use case | Port |\n|---|---|---|\n| quay-web | For browsers, etc. | eth port 1 |"
+    (one,) = chunk(document("a.md", "Quay", page), 400)
+    assert [fact.answer for fact in facts(one)] == [
+        "The use case of quay-web: For browsers, etc.",
+        "The port of quay-web is eth port 1.",
+    ]

@@ -68,6 +68,8 @@ def test_a_question_that_the_sentence_answers_passes(question, answer, kind, sub
         ("What is a platform for training chatbots?", PLATFORM, "definition", "Dinghy", "only mentions"),
         ("Is Dinghy an open platform?", PLATFORM, "definition", "Dinghy", "yes/no"),
         ("How do we keep the desktop open during the use of Dinghy?", OPEN, "statement", "Dinghy", "points at"),
+        ("What should you do with the desktop to keep this open?", OPEN, "statement", "Dinghy", "points at"),
+        ("What is the purpose of the The Dinghy platform?", PLATFORM, "definition", "Dinghy", "grammatical"),
         ("What is the provided platform for training and serving?", PLATFORM, "definition", "Dinghy", "points at"),
         ("How many servers run in one shell?", SERVE, "command", "run the server in one shell", "commands"),
         ("What is the driver version?", OLD, "condition", "the driver is too old", "too little"),

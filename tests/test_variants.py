@@ -105,6 +105,12 @@ def test_questions_about_absent_names_say_so():
         assert re.search(r"It does describe `([^`]+)`", row.output)[1] in PAGE
 
 
+def test_absent_names_keep_their_share_where_rows_run_out():
+    found = made(10_000, absent=0.1)
+    absent = [row for row in found.train if row.view == "not-in-docs"]
+    assert 0 < len(absent) <= round(0.1 * len(found.train)) < 1000
+
+
 def test_equal_input_gives_equal_rows_whatever_the_order():
     parts = Split(PAIRS, (), frozenset())
     again = Split(tuple(reversed(PAIRS)), (), frozenset())
