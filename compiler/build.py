@@ -128,13 +128,9 @@ def _refuse_same_names(recipes: Iterable[tuple[Path, Recipe]]) -> None:
 
 
 def _does_not_fit(plan: Plan) -> str:
-    from compiler.units import format_size
+    from compiler.compare import shortfall
 
-    need, budget = plan.memory.total_bytes + plan.margin_bytes, plan.case.machine.budget_bytes
-    lines = [
-        f"does not fit: the smallest setup needs {format_size(need)} with its margin, the budget is "
-        f"{format_size(budget)}"
-    ]
+    lines = [f"does not fit: {shortfall(plan) or plan.warnings[0]}"]
     lines += [f"  way out: {way.text}" for way in plan.ways_out]
     return "\n".join(
         [

@@ -126,7 +126,8 @@ class Search:
             machine = replace(machine, budget_bytes=budget_bytes)
         return verdict_of(self.peak_bytes(setup), self.host_bytes(setup), machine)
 
-    def _fits_host(self, setup: Setup) -> bool:
+    def fits_host(self, setup: Setup) -> bool:
+        """Whether the host has the RAM that a setup wants."""
         ram = machine_for(self.case.machine, setup).host_ram_bytes
         return ram is None or self.host_bytes(setup) <= ram
 
@@ -147,7 +148,7 @@ class Search:
                 continue
             setup = point.setup
             key = (-self.tokens_per_second(setup), point.order)
-            if (winner_key is None or key < winner_key) and self._fits_host(setup):
+            if (winner_key is None or key < winner_key) and self.fits_host(setup):
                 winner, winner_key = setup, key
                 self.peaks[setup] = point.peak_bytes
         return winner

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from compiler.choose import NEXT_BYTES, Search
+from compiler.choose import NEXT_BYTES, Search, machine_for
 from compiler.constraints import BITSANDBYTES
 from compiler.rules.draft import percent
 from compiler.units import format_size
-from compiler.values import Alternative, Setup
+from compiler.values import Alternative, Machine, Plan, Setup
 
 FRONTIER_STEP = 0.05
 """Two points of the frontier differ by at least this share of the budget: closer ones are noise of the prediction."""
@@ -130,8 +130,29 @@ def miss(found: Search, setup: Setup) -> str:
             f"{format_size(over)} more than the budget of {format_size(budget)}"
         )
     if word != "fits":
-        return f"needs {format_size(found.host_bytes(setup))} of host RAM, more than there is"
+        return f"needs {host_shortage(found.case.machine, setup, found.host_bytes(setup))}"
     return f"fits in {format_size(total)}"
+
+
+def host_shortage(machine: Machine, setup: Setup, host_bytes: int) -> str:
+    """What a setup wants of the host, and what is counted on there."""
+    have = machine_for(machine, setup).host_ram_bytes or 0
+    there = f"the {format_size(have)} of the target"
+    if machine.host_ram_bytes is None:
+        there = f"the {format_size(have)} that are counted on while the target states no `host_ram`"
+    return f"{format_size(host_bytes)} of host RAM, more than {there}"
+
+
+def shortfall(plan: Plan) -> str:
+    """Why a plan does not fit, with numbers: a sentence without its end. "" where the budget and the host suffice."""
+    machine, said = machine_for(plan.case.machine, plan.setup), []
+    need = plan.memory.total_bytes + plan.margin_bytes
+    if need > machine.budget_bytes:
+        said.append(f"{format_size(need)} with its margin, {format_size(need - machine.budget_bytes)} more than the "
+                    f"budget of {format_size(machine.budget_bytes)}")  # fmt: skip
+    if machine.host_ram_bytes is not None and plan.memory.host_bytes > machine.host_ram_bytes:
+        said.append(host_shortage(plan.case.machine, plan.setup, plan.memory.host_bytes))
+    return "the smallest setup needs " + ", and ".join(said) if said else ""
 
 
 def slower(found: Search, setup: Setup, chosen: Setup) -> str:

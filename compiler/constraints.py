@@ -123,6 +123,25 @@ def conflict(setup: Setup) -> tuple[str, str] | None:
     return None
 
 
+def inexpressible(setup: Setup) -> tuple[str, str] | None:
+    """What Axolotl 0.19 has no keys for, and what to write instead; written anyway, the run would differ from the plan
+    without a word. Other trainers can: the setup is predicted, and no config is made of it.
+
+    The dtype of the weights follows the precision there (`resolve_dtype` in axolotl/utils/config/__init__.py).
+    """
+    follows = {"bf16": "bf16", "fp16": "fp16", "tf32": "fp32", "fp32": "fp32"}[setup.precision]
+    if setup.method == "lora-8bit" and follows == "fp32":
+        follows = "fp16"
+    if setup.weights_dtype == follows:
+        return None
+    what = f"Axolotl loads weights as {follows} when precision is {setup.precision}, and weights_dtype is "
+    if setup.method == "full" and follows == "fp16":
+        fix = "write `training.precision: bf16`, or `fp32` where the card has no BF16; FP16 weights cannot be trained"
+    else:
+        fix = "leave training.weights_dtype out, or choose the precision that goes with it"
+    return what + setup.weights_dtype, fix
+
+
 def dominated(draft: Draft, values: Mapping[str, Any]) -> bool:
     """Options that another one equals or beats in both memory and time, so that leaving them out changes no choice."""
     plain = values["attention"] == "flash_attention_2" and not values["sample_packing"] and values["method"] != "full"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from compiler.choose import Search, machine_for, search
 from compiler.compare import alternatives, frontier, miss, more_memory, slower
+from compiler.constraints import inexpressible
 from compiler.memory import predict_memory, verdict
 from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
 from compiler.rules.draft import percent
@@ -125,6 +126,12 @@ def _warnings(found: Search, setup: Setup) -> tuple[str, ...]:
     said = []
     if found.broken:
         said.append(f"this setup cannot run as asked: {found.broken}")
+    obstacle = inexpressible(setup)
+    if obstacle:
+        said.append(f"a prediction only, of which `recipe build` makes no config: {obstacle[0]}; {obstacle[1]}")
+    idle = [name for name in ("early_stopping", "eval_every") if found.draft.states(name)]
+    if idle and dataset.eval_path is None:
+        said.append(f"{' and '.join(f'`{name}`' for name in idle)} need held-out rows, which come with a `dataset:`")
     if case.machine.backend == "xpu":
         said.append(
             "not verified upstream: Axolotl 0.19 names NVIDIA and AMD only; the keys are conservative, try ten "

@@ -1,54 +1,107 @@
-"""What would make a plan fit that does not: each change with its bytes, the cheapest first."""
+"""What would make a plan fit that does not: each change as the recipe would state it, with its bytes, the cheapest
+first.
+
+A change that is said to fit was searched anew: what is shown is the smallest setup of the recipe that states it, not
+this recipe's with one value exchanged, which a rule or another pin may keep out.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
-from compiler.choose import Search
-from compiler.compare import SHOWN_FIELDS, describe, with_value, word
+from compiler.choose import Point, Search, machine_for
+from compiler.compare import SHOWN_FIELDS, describe, host_shortage, with_value, word
 from compiler.constraints import conflict
 from compiler.rules.draft import percent
 from compiler.rules.text import truncated_share
 from compiler.units import format_size
-from compiler.values import Setup, WayOut
+from compiler.values import Case, Setup, WayOut
+
+
+class Change(NamedTuple):
+    """Fields of `training:` to state, and about what the smallest setup then becomes."""
+
+    text: str
+    fields: dict[str, Any]
+    setup: Setup
 
 
 def ways_out(found: Search, smallest: Setup) -> tuple[WayOut, ...]:
     """What would make a plan fit that does not: single changes first, the cheapest first, each with its bytes."""
-    changes = [*_levers(found, smallest), *_lengths(found, smallest)]
-    seen, ways = {smallest}, []
-    for text, setup in changes:
+    if found.broken:
+        return (*_unpinned(found), *_without_one(found))
+    seen, changes = {smallest}, []
+    for change in (*_levers(found, smallest), *_lengths(found, smallest)):
+        setup = change.setup
         if setup in seen or conflict(setup) or found.peak_bytes(setup) >= found.peak_bytes(smallest):
             continue
         seen.add(setup)
-        ways.append((text, setup))
-    ways.sort(key=lambda way: found.verdict(way[1])[0] != "fits")
-    result = [*_unpinned(found), *(_way(found, text, setup) for text, setup in ways)]
-    together = _together(found, smallest, ways)
+        changes.append(change)
+    changes.sort(key=lambda change: found.verdict(change.setup)[0] != "fits")
+    result = [way for change in changes for way in _weighed(found, change)]
     return (
+        *_unpinned(found),
         *result,
-        *together,
-        *_bigger_machine(found, smallest),
+        *_together(found, smallest, changes),
+        *_more_host_ram(found, smallest),
+        *_more_devices(found, smallest),
+        *_bigger_budget(found),
         *_smaller_models(found),
     )
 
 
-def _unpinned(found: Search) -> list[WayOut]:
-    """What the planner would choose if the recipe did not pin the searched fields."""
+def _stating(case: Case, without: tuple[str, ...] = (), **fields: Any) -> Case:
+    """The case of a recipe that states these fields of `training:` besides its own, less some of those."""
+    training = case.recipe.training
+    stated = {name: getattr(training, name) for name in training.model_fields_set if name not in without} | fields
+    recipe = case.recipe.model_copy(update={"training": type(training).model_validate(stated)})
+    return replace(case, recipe=recipe)
+
+
+def _planned(text: str, case: Case) -> list[WayOut]:
+    """The way out that a changed case is, where something fits there; else nothing."""
     from compiler.plan import settled_search  # plan leans on this module
 
-    training = found.case.recipe.training
-    pins = sorted(name for name in (*found.domains, "micro_batch", "gradient_accumulation") if found.draft.states(name))
-    if not pins:
+    try:
+        other = settled_search(case)
+    except ValueError:  # what is pinned does not go with the change
         return []
-    stated = {name: getattr(training, name) for name in training.model_fields_set if name not in pins}
-    recipe = found.case.recipe.model_copy(update={"training": type(training).model_validate(stated)})
-    free = settled_search(replace(found.case, recipe=recipe))
-    best = free.best()
-    if best is None:
+    least = None if other.broken else _least(other)
+    if least is None or least.needed_bytes > other.case.machine.budget_bytes:
         return []
-    text = f"without the pinned {', '.join(f'`{name}`' for name in pins)} ({describe(best)})"
-    return [_way(free, text, best)]
+    return [_way(other, text, least.setup)]
+
+
+def _least(found: Search) -> Point | None:
+    """The smallest setup that the host has room for. Quicker than the fastest one, which a reader may plan for."""
+    points = sorted(found.points, key=lambda point: (point.needed_bytes, point.order))
+    return next((point for point in points if found.fits_host(point.setup)), None)
+
+
+def _unpinned(found: Search) -> list[WayOut]:
+    """What would fit if the recipe did not pin the searched fields."""
+    names = tuple(
+        sorted(name for name in (*found.domains, "micro_batch", "gradient_accumulation") if found.draft.states(name))
+    )
+    if not names:
+        return []
+    said = f"without the pinned {', '.join(f'`{name}`' for name in names)}"
+    return _planned(said, _stating(found.case, names))
+
+
+def _without_one(found: Search) -> list[WayOut]:
+    """Pins that do not go together: each that the others can do without."""
+    names = sorted(found.case.recipe.training.model_fields_set)
+    pins = [name for name in names if found.draft.states(name)]
+    return [way for name in pins for way in _planned(f"without the pinned `{name}`", _stating(found.case, (name,)))]
+
+
+def _weighed(found: Search, change: Change) -> list[WayOut]:
+    """A change that promises to fit, as it is planned; one that does not, with what it lacks."""
+    if found.verdict(change.setup)[0] != "fits":
+        return [_way(found, change.text, change.setup)]
+    return _planned(change.text, _stating(found.case, **change.fields))
 
 
 def _way(found: Search, text: str, setup: Setup) -> WayOut:
@@ -56,15 +109,15 @@ def _way(found: Search, text: str, setup: Setup) -> WayOut:
     total, budget = found.peak_bytes(setup), found.case.machine.budget_bytes
     over = total + margin - budget
     if word == "fits":
-        ending = "which fits"
+        ending = f"which fits ({describe(setup)})"
     elif over > 0:
         ending = f"with its margin of {format_size(margin)} still {format_size(over)} too much"
     else:
-        ending = f"but {format_size(found.host_bytes(setup))} of host RAM, more than there is"
+        ending = f"but {host_shortage(found.case.machine, setup, found.host_bytes(setup))}"
     return WayOut(f"{text}: {format_size(total)}, {ending}", total)
 
 
-def _levers(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
+def _levers(found: Search, setup: Setup) -> list[Change]:
     """Memory-saving values of single fields, pinned ones and ones that the policy does not take unasked included."""
     wanted = [
         ("gradient_checkpointing", ("on", "offload")),
@@ -89,8 +142,23 @@ def _levers(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
             if name == "micro_batch":
                 share = setup.micro_batch * setup.gradient_accumulation
                 changed = replace(changed, gradient_accumulation=share)
-            levers.append((f"`{name}: {word(value)}`", changed))
+            fields = {name: value} | _along(found, setup, changed, name)
+            text = " and ".join(f"`{one}: {word(stated)}`" for one, stated in fields.items())
+            levers.append(Change(text, fields, changed))
     return levers
+
+
+def _along(found: Search, setup: Setup, changed: Setup, name: str) -> dict[str, Any]:
+    """What must be stated with a lever: the stage that an offload needs, and what is pinned to something else."""
+    differing = [
+        one
+        for one in ("zero_stage", "fsdp", "offload", "optimizer", "gradient_accumulation")
+        if one != name and getattr(changed, one) != getattr(setup, one)
+    ]
+    if name == "offload" and changed.fsdp != "none":  # `params` alone would ask for DeepSpeed
+        differing.append("fsdp")
+    must = ("zero_stage", "fsdp")
+    return {one: getattr(changed, one) for one in differing if one in must or found.draft.states(one)}
 
 
 def _with_adapter(found: Search, setup: Setup) -> Setup:
@@ -100,99 +168,94 @@ def _with_adapter(found: Search, setup: Setup) -> Setup:
     return replace(setup, lora_r=64, lora_alpha=128, lora_targets="all-linear", lora_dropout=0.0)
 
 
-def _lengths(found: Search, setup: Setup) -> list[tuple[str, Setup]]:
+def _lengths(found: Search, setup: Setup) -> list[Change]:
     lengths = []
     for divisor in (2, 4):
         length = setup.sequence_len // divisor
         if length >= 64:
             share = percent(truncated_share(found.case.dataset, length))
             text = f"`sequence_len: {length}` (drops {share} of the rows)"
-            lengths.append((text, replace(setup, sequence_len=length)))
+            lengths.append(Change(text, {"sequence_len": length}, replace(setup, sequence_len=length)))
     return lengths
 
 
-def _together(found: Search, smallest: Setup, ways: list[tuple[str, Setup]]) -> tuple[WayOut, ...]:
+def _together(found: Search, smallest: Setup, changes: list[Change]) -> list[WayOut]:
     """If no single change is enough: all single-field changes added up, best first, until they are."""
-    if not ways or any(found.verdict(setup)[0] == "fits" for _, setup in ways):
-        return ()
-    setup, texts, changed = smallest, [], set()
-    for text, way in sorted(ways, key=lambda one: found.peak_bytes(one[1])):
-        differing = {name for name in SHOWN_FIELDS if getattr(way, name) != getattr(smallest, name)}
+    if not changes or any(found.verdict(change.setup)[0] == "fits" for change in changes):
+        return []
+    setup, texts, changed, fields = smallest, [], set(), {}
+    for change in sorted(changes, key=lambda one: found.peak_bytes(one.setup)):
+        differing = {name for name in SHOWN_FIELDS if getattr(change.setup, name) != getattr(smallest, name)}
         if differing & changed:
             continue
-        candidate = replace(setup, **{name: getattr(way, name) for name in differing})
-        if candidate.method != "full" and candidate.lora_r is None:
-            candidate = _with_adapter(found, candidate)
+        candidate = _with_adapter(found, replace(setup, **{name: getattr(change.setup, name) for name in differing}))
         if conflict(candidate) or found.peak_bytes(candidate) >= found.peak_bytes(setup):
             continue
-        setup, changed = candidate, changed | differing
-        texts.append(text)
+        setup, changed, fields = candidate, changed | differing, fields | change.fields
+        texts.append(change.text)
         if found.verdict(setup)[0] == "fits":
             break
-    return (_way(found, " with ".join(texts), setup),) if len(texts) > 1 else ()
+    return _weighed(found, Change(" with ".join(texts), fields, setup)) if len(texts) > 1 else []
 
 
-def _bigger_machine(found: Search, smallest: Setup) -> tuple[WayOut, ...]:
-    machine, total = found.case.machine, found.peak_bytes(smallest)
-    margin = found.verdict(smallest)[2]
-    ways = []
-    if machine.backend in ("cuda", "rocm") and smallest.method == "full" and smallest.zero_stage == 0:
-        shared = replace(
-            smallest,
-            devices=2 * machine.count,
-            zero_stage=3,
-            optimizer="adamw_torch_fused",
-        )
-        if found.peak_bytes(shared) < total:
-            ways.append(_way(found, f"{2 * machine.count} devices with ZeRO-3", shared))
-    where = "`vram_budget`" if machine.backend != "cpu" else "`ram_budget`"
-    least = format_size(total + margin)
-    ways.append(
-        WayOut(
-            f"a budget ({where}) of {least} or a device that has it: the smallest setup then fits",
-            total,
-        )
-    )
-    return tuple(ways)
+def _more_host_ram(found: Search, smallest: Setup) -> list[WayOut]:
+    """Where an offload lacks RAM and nothing else: how much the target would have to have, or to say that it has."""
+    machine, total, needed = found.case.machine, found.peak_bytes(smallest), found.host_bytes(smallest)
+    have = machine_for(machine, smallest).host_ram_bytes
+    if have is None or needed <= have or total + found.verdict(smallest)[2] > machine.budget_bytes:
+        return []
+    gib = -(-needed // 2**30)
+    text = f"`host_ram: {gib} GiB`" + (" if the machine has it" if machine.host_ram_bytes is None else "")
+    return _planned(text, replace(found.case, machine=replace(machine, host_ram_bytes=gib * 2**30)))
 
 
-def _smaller_models(found: Search) -> tuple[WayOut, ...]:
-    """The largest model of the catalogue that the same device fine-tunes with 4-bit LoRA and the same sequence
-    length."""
+def _more_devices(found: Search, smallest: Setup) -> list[WayOut]:
+    """Twice as many cards, where sharding between them promises enough."""
+    machine = found.case.machine
+    if machine.backend not in ("cuda", "rocm"):
+        return []
+    changed = replace(found.case, machine=replace(machine, count=2 * machine.count))
+    plain = replace(smallest, devices=2 * machine.count, optimizer="adamw_torch_fused", offload="none")
+    shared = (replace(plain, zero_stage=3, fsdp="none"), replace(plain, zero_stage=0, fsdp="full_shard"))
+    if not any(found.verdict(setup)[0] == "fits" for setup in shared if not conflict(setup)):
+        return []
+    return _planned(f"`count: {2 * machine.count}`", changed)
+
+
+def _bigger_budget(found: Search) -> list[WayOut]:
+    """The least budget in which something fits that the host has room for."""
+    machine, least = found.case.machine, _least(found)
+    if least is None:
+        return []
+    size = f"{-(-least.needed_bytes * 100 // 2**30) / 100:.2f} GiB"  # never rounded down: it shall be enough
+    if machine.backend == "cpu":
+        text = f"a budget (`ram_budget`) of {size}"
+    elif least.needed_bytes <= machine.vram_bytes:
+        text = f"a budget (`vram_budget`) of {size}"
+    else:
+        text = f"a device with {size} for it (this one has {format_size(machine.vram_bytes)})"
+    return [WayOut(f"{text}: then it fits ({describe(least.setup)})", least.peak_bytes)]
+
+
+def _smaller_models(found: Search) -> list[WayOut]:
+    """The largest model of the catalogue that the same device fine-tunes as the recipe asks, most nearly related
+    first."""
     from compiler.facts import models
 
-    case = found.case
-    size, family = (
-        case.model.architecture.parameters.total,
-        case.model.architecture.model_type,
-    )
+    case, least = found.case, found.smallest()
+    size, family = case.model.architecture.parameters.total, case.model.architecture.model_type
     smaller = sorted(
         (entry for entry in models().values() if entry.parameters < size and entry.chat_template),
-        key=lambda entry: (
-            entry.config["model_type"] != family,
-            -entry.parameters,
-            entry.id,
-        ),
+        key=lambda entry: (entry.config["model_type"] != family, -entry.parameters, entry.id),
     )
-    least = found.smallest()
     for entry in smaller[:12]:
-        model = replace(case.model, id=entry.id, architecture=entry.architecture)
-        other = Search(
-            replace(found.draft, case=replace(case, model=model)),
-            found.domains,
-            (),
-            None,
-        )
+        changed = replace(case, model=replace(case.model, id=entry.id, architecture=entry.architecture))
+        other = Search(replace(found.draft, case=changed), found.domains, (), None)
         try:
             fits = other.verdict(least)[0] == "fits"
         except ValueError:  # pinned targets that this model does not have
             continue
-        if fits:
-            total = other.peak_bytes(least)
-            return (
-                WayOut(
-                    f"`base_model: {entry.id}`: {format_size(total)} at the same settings, which fits",
-                    total,
-                ),
-            )
-    return ()
+        ways = _planned(f"`base_model: {entry.id}`", changed) if fits else []
+        if ways:
+            return ways
+    return []

@@ -1,14 +1,17 @@
 """The choice: exhaustive, within its rules, right on the cases people have."""
 
+import re
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
 import pytest
+import yaml
 from planner_cases import CPU, DEV, GEMMA, GIB, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case, measured, with_budget
 
 from compiler.cells import MAX_MICRO_BATCH
 from compiler.choose import PLAIN, machine_for, why_not
+from compiler.compare import shortfall
 from compiler.constraints import conflict, dominated
 from compiler.memory import predict_memory, verdict
 from compiler.memory.model import _moments
@@ -254,12 +257,47 @@ def test_nothing_fits_says_by_how_much_and_what_would_help():
     assert all(way.total_bytes > 0 for way in found.ways_out)
 
 
-def test_a_way_out_that_is_said_to_fit_fits():
-    unfit = case(LLAMA_1B, DEV, method="full", zero_stage=0, offload="none", optimizer="adamw_torch_fused")
-    ways = plan(unfit).ways_out
-    assert any("`method: qlora-4bit`" in way.text and "which fits" in way.text for way in ways)
-    assert plan(case(LLAMA_1B, DEV, method="qlora-4bit")).fits
-    assert any("`optimizer: " in way.text for way in ways)
+@pytest.mark.parametrize(
+    ("model", "target", "pinned"),
+    [
+        (LLAMA_1B, DEV, {"method": "full", "zero_stage": 0, "offload": "none", "optimizer": "adamw_torch_fused"}),
+        (GEMMA, {"gpu": "arc-b580", "vram_budget": "4 GiB", "host_ram": "16 GiB"}, {}),
+        (GEMMA, {"gpu": "rtx-3060", "vram_budget": "6 GiB"}, {"method": "lora", "micro_batch": 16}),
+        (LLAMA_1B, {"gpu": "t4"}, {"method": "full"}),
+        (SMALL, {"gpu": "rtx-3060", "vram_budget": "1.5 GiB"}, {"sequence_len": 4096, "cross_entropy": "standard"}),
+    ],
+)  # fmt: skip
+def test_a_way_out_that_is_said_to_fit_fits_when_the_recipe_states_it(model, target, pinned):
+    ways = [way.text for way in plan(case(model, target, **pinned)).ways_out if "fits (" in way.text]
+    assert ways
+    for text in ways:
+        stated = dict(re.findall(r"`(\w+): ([^`]*)`", text))
+        changed = {name: yaml.safe_load(stated.pop(name)) for name in ("host_ram", "count") if name in stated}
+        budget = re.match(r"a budget \(`vram_budget`\) of (\S+ GiB)", text)
+        machine = target | changed | ({"vram_budget": budget[1]} if budget else {})
+        if text.startswith("a device"):
+            continue  # another card, which no recipe of this one can state
+        dropped = re.findall(r"`(\w+)`", text) if text.startswith("without") else []
+        wanted = {name: value for name, value in pinned.items() if name not in dropped}
+        base = stated.pop("base_model", model)
+        assert plan(case(base, machine, **wanted | {name: _typed(value) for name, value in stated.items()})).fits, text
+
+
+def _typed(text: str) -> object:
+    return int(text) if text.isdigit() else text
+
+
+def test_what_lacks_host_ram_is_not_sent_for_a_bigger_budget():
+    found = plan(case(LLAMA_1B, {"gpu": "t4"}, method="full"))
+    need = found.memory.total_bytes + found.margin_bytes
+    assert not found.fits and need < found.case.machine.budget_bytes, "the card has room, the host has not"
+    assert "of host RAM, more than the 16.00 GiB that are counted on" in shortfall(found)
+    assert any(way.text.startswith("`host_ram: ") for way in found.ways_out)
+
+
+def test_pins_that_exclude_one_another_are_told_apart():
+    found = plan(case(PHI, {"gpu": "rtx-2060"}, sample_packing=True))  # no FlashAttention 2 before Ampere
+    assert not found.fits and "without the pinned `sample_packing`: " in found.ways_out[0].text
 
 
 def test_a_way_out_never_breaks_a_constraint():

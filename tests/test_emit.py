@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 import update_golden
 import yaml
+from planner_cases import case
 
 from compiler.case import resolve
 from compiler.check import load_recipe
 from compiler.emit import EMITTERS, axolotl_yaml, emit_all
-from compiler.emit.axolotl_yaml import inexpressible, mapping
+from compiler.emit.axolotl_yaml import mapping
 from compiler.emit.bar import bar, memory_lines
 from compiler.emit.commented import Key, Section, to_mapping, to_text
 from compiler.emit.deepspeed_json import deepspeed_config
@@ -249,10 +251,33 @@ def test_keys_stated_by_hand_that_would_break_the_run_are_refused(tmp_path: Path
 
 def test_a_dtype_that_axolotl_cannot_load_is_refused(tmp_path: Path) -> None:
     made = plan_of(tmp_path)
-    assert inexpressible(made) is None
     other = dataclasses.replace(made, setup=dataclasses.replace(made.setup, weights_dtype="fp32"))
     with pytest.raises(WorldProblem, match="weights_dtype"):
         axolotl_yaml.sections(other)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "lora-8bit", "qlora-4bit"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32", "fp32"])
+def test_every_precision_is_written_or_the_plan_says_that_it_cannot_be(method, precision):
+    made = plan(case(target={"gpu": "a100-80gb"}, method=method, precision=precision, sequence_len=512))
+    if (method, precision) == ("full", "fp16"):  # Axolotl would load FP16 weights, whose gradients cannot be unscaled
+        assert "`recipe build` makes no config" in made.warnings[0]
+        with pytest.raises(WorldProblem, match="precision: bf16"):
+            emit_all(made)
+    else:
+        assert {one.path for one in emit_all(made)} >= {"test/here/axolotl.yaml"} and made.fits
+
+
+def test_plan_md_says_what_two_more_gib_would_buy(tmp_path: Path) -> None:
+    page = (update_golden.GOLDEN / "gemma-2-2b/two-8g/plan.md").read_text(encoding="utf-8")
+    assert re.search(r"\n2\.00 GiB more would (make it \d+ % faster: \w+|buy no speed)", page)
+
+
+def test_early_stopping_without_rows_to_watch_is_not_written():
+    made = plan(case(target={"gpu": "rtx-4090"}, early_stopping=3, eval_every=50))  # the recipe has no dataset
+    keys = mapping(made)
+    assert "early_stopping_patience" not in keys and keys["load_best_model_at_end"] is False
+    assert any("held-out rows" in one for one in made.warnings)
 
 
 def test_held_out_rows_are_named_only_when_they_are_used(tmp_path: Path) -> None:

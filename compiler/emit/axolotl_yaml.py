@@ -6,6 +6,7 @@ numbered rules are those of docs/axolotl-rules.md.
 from __future__ import annotations
 
 from compiler import AXOLOTL_VERSION, __version__
+from compiler.constraints import inexpressible
 from compiler.emit.bar import memory_lines
 from compiler.emit.by_hand import by_hand
 from compiler.emit.commented import Section, to_mapping, to_text
@@ -35,32 +36,16 @@ def sections(plan: Plan) -> tuple[Section, ...]:
 
     Raises ProblemError where that mapping holds a key that Axolotl does not know or that would break the run.
     """
-    obstacle = inexpressible(plan)
+    obstacle = inexpressible(plan.setup)
     if obstacle:
-        raise WorldProblem(f"recipe {plan.case.recipe.name}, target {plan.case.target}: {obstacle}")
+        what, fix = obstacle
+        raise WorldProblem(f"recipe {plan.case.recipe.name}, target {plan.case.target}: {what}", fix)
     made = tuple(section(plan) for section in SECTIONS)
     stated = plan.case.recipe.axolotl
     if not stated:
         return made
     kept = tuple(Section(one.title, tuple(key for key in one.keys if key.name not in stated)) for one in made)
     return (*kept, by_hand(plan, made))
-
-
-def inexpressible(plan: Plan) -> str | None:
-    """What Axolotl 0.19 has no keys for; written anyway, the run would differ from the plan without a word.
-
-    The dtype of the weights follows the precision there (`resolve_dtype` in axolotl/utils/config/__init__.py).
-    """
-    setup = plan.setup
-    follows = {"bf16": "bf16", "fp16": "fp16", "tf32": "fp32", "fp32": "fp32"}[setup.precision]
-    if setup.method == "lora-8bit" and follows == "fp32":
-        follows = "fp16"
-    if setup.weights_dtype != follows:
-        return (
-            f"Axolotl loads weights as {follows} when precision is {setup.precision}, and weights_dtype is "
-            f"{setup.weights_dtype}\n  fix: leave training.weights_dtype out, or choose the precision that goes with it"
-        )
-    return None
 
 
 def mapping(plan: Plan) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from compiler import AXOLOTL_VERSION, __version__
+from compiler.compare import shortfall
 from compiler.emit.bar import BAR_WIDTH, bar, memory_lines
 from compiler.emit.launch import config_path, merge_command, requirements, shell_line
 from compiler.emit.stamp import facts_digest, recipe_digest
@@ -53,13 +54,13 @@ def _title(plan: Plan) -> str:
 def _not_written(plan: Plan) -> str | None:
     if plan.fits:
         return None
-    missing = plan.memory.total_bytes + plan.margin_bytes - plan.case.machine.budget_bytes
     lines = ["## Nothing fits", "", "No axolotl.yaml is written for this target."]
-    if missing > 0:
-        lines[-1] += f" The smallest setup misses the budget by {format_size(missing)}, margin included."
+    missing = shortfall(plan)
+    if missing:
+        lines[-1] += f" {missing[0].upper()}{missing[1:]}."
     if plan.ways_out:
         lines += ["", "Ways out, the cheapest first:", ""]
-        lines += [f"- {way.text} ({format_size(way.total_bytes)})" for way in plan.ways_out]
+        lines += [f"- {way.text}" for way in plan.ways_out]
     return "\n".join(lines)
 
 
@@ -159,8 +160,9 @@ def _frontier(plan: Plan) -> str | None:
         other = differences(plan.setup, one.setup)
         rows.append((format_size(one.total_bytes), f"{one.tokens_per_second:,.0f}", drawn, other, one.why_not))
     table = _table(("memory", "tokens/s", "", "differs from the plan in", "remark"), rows)
+    more = [] if plan.more_memory is None else ["", f"{plan.more_memory.why_not}."]
     return "\n".join(
-        ["## Memory against time", "", "No setup is both smaller and faster than one of these.", "", *table]
+        ["## Memory against time", "", "No setup is both smaller and faster than one of these.", "", *table, *more]
     )
 
 

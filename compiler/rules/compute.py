@@ -54,6 +54,9 @@ def weights_dtype(draft: Draft) -> Decision:
     asked, compute = draft.asked("weights_dtype"), draft.value("precision")
     if asked:
         return stated("weights_dtype", asked)
+    if draft.asked("method") == "lora-8bit" and compute in ("fp32", "tf32"):
+        why = "Axolotl loads what 8-bit quantisation leaves over in FP16 where nothing asks for BF16"
+        return Decision("weights_dtype", "fp16", why, "weights_dtype")
     if compute == "bf16" or (compute == "fp16" and not draft.full):
         return Decision("weights_dtype", compute, f"2 bytes a weight, as precision is {compute}", "weights_dtype")
     return Decision("weights_dtype", "fp32", f"4 bytes a weight: precision is {compute}", "weights_dtype")
