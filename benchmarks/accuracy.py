@@ -98,7 +98,7 @@ def by(cases: Iterable[Traced], key: str) -> dict[str, list[float]]:
 
 def band_words() -> str:
     lines = [
-        "The band of the verdict: log(measured / predicted) is taken as normal with mean "
+        "The band of the verdict: log(measured / predicted), both less the weights, is taken as normal with mean "
         f"{OVERHEADS['cuda'].bias:+.3f} and deviation {OVERHEADS['cuda'].error:.3f}.",
         "The readings below were not used for the shares. Left out: FOAK's fused loss, which no plan uses; and from",
         "`fms-main` the 1,162 MiB of its later run are taken off.\n",

@@ -138,13 +138,14 @@ LATER_RUN_BYTES = 1162 * 2**20
 
 
 def band(groups: str = "") -> list[float]:
-    """log(measured / predicted) of the process readings that speak of a plan, of groups that start so."""
+    """log(measured / predicted) of what the process readings that speak of a plan hold beside their weights, of groups
+    that start so."""
     logs = []
     for row in rows():
         if row["process"] and row["resident"] and row["group"].startswith(groups) and like_a_plan(row):
             beside = LATER_RUN_BYTES if row["group"].startswith("fms-main") else 0
             predicted = planned_reserved(row) + cuda_context_bytes(CAPABILITIES[row["gpu"]])
-            logs.append(math.log((row["process"] - beside) / predicted))
+            logs.append(math.log((row["process"] - beside - row["resident"]) / (predicted - row["resident"])))
     return logs
 
 

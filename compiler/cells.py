@@ -113,13 +113,14 @@ class Peaks:
     shapes: dict[tuple[Any, ...], Moments] = field(default_factory=dict)
     highest: dict[tuple[Any, ...], tuple[float, float, float]] = field(default_factory=dict)
 
-    def of(self, cell: Cell) -> list[int]:
-        """`peak_bytes` of every point of a cell, as `compiler.memory` has it."""
+    def of(self, cell: Cell) -> tuple[int, list[int]]:
+        """`resident_bytes` of a cell and `peak_bytes` of every point of it, as `compiler.memory` has them."""
         values, setup = cell.values, cell.setup(cell.batches[0])
         key = tuple([values[name] for name in STATE_FIELDS])
         if key not in self.states:
             self.states[key] = shard(self.architecture, setup, static_state(self.architecture, setup))
         held, share = self.states[key], held_share(setup, self.machine)
+        resident = held.weights + held.adapters
         shape = tuple([values[name] for name in SHAPE_FIELDS])
         found = []
         for batch in cell.batches:
@@ -127,8 +128,8 @@ class Peaks:
                 self.highest[shape, batch] = self._highest(cell, shape, batch, held)
             within, at_end, loading = self.highest[shape, batch]
             live = max(within, at_end + held.step_copies) + held.states
-            found.append(total_bytes(live, held.weights + held.adapters, loading, share, self.machine))
-        return found
+            found.append(total_bytes(live, resident, loading, share, self.machine))
+        return round(resident), found
 
     def _highest(self, cell: Cell, shape: tuple[Any, ...], batch: Batch, held: Shard) -> tuple[float, float, float]:
         """Bytes: (the most that is alive within a step, and at its end without the optimizer's copies, while loading);

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from compiler.cells import Batch, Cell, Peaks, cells_of
 from compiler.domain import Domain
-from compiler.memory import host_bytes, margin_bytes, peak_bytes, verdict_of
+from compiler.memory import host_bytes, margin_bytes, peak_bytes, resident_bytes, verdict_of
 from compiler.quick import dataclass
 from compiler.rules.draft import Draft
 from compiler.space import DOMAINS
@@ -124,7 +124,8 @@ class Search:
         machine = machine_for(self.case.machine, setup)
         if budget_bytes is not None:
             machine = replace(machine, budget_bytes=budget_bytes)
-        return verdict_of(self.peak_bytes(setup), self.host_bytes(setup), machine)
+        resident = resident_bytes(self.case.model.architecture, setup, machine)
+        return verdict_of(self.peak_bytes(setup), resident, self.host_bytes(setup), machine)
 
     def fits_host(self, setup: Setup) -> bool:
         """Whether the host has the RAM that a setup wants."""
@@ -209,8 +210,10 @@ def search(draft: Draft) -> Search:
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
     peaks, points = Peaks(draft.case.model.architecture, machine), []
     for cell in cells:
-        for batch, peak in zip(cell.batches, peaks.of(cell), strict=True):
-            points.append(Point(peak, peak + margin_bytes(peak, machine), (*cell.order, batch[0]), cell, batch))
+        resident, sizes = peaks.of(cell)
+        for batch, peak in zip(cell.batches, sizes, strict=True):
+            needed = peak + margin_bytes(peak, resident, machine)
+            points.append(Point(peak, needed, (*cell.order, batch[0]), cell, batch))
     return Search(draft, domains, tuple(points), cannot)
 
 

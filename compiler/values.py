@@ -195,6 +195,8 @@ class Memory:
     """(phase, live tensor bytes) of every phase, for `recipe verify`."""
     host_parts: tuple[Part, ...] = ()
     """Host RAM, for offloads and for loading."""
+    resident_bytes: int = 0
+    """Of the total, what lies still from the first step to the last: the weights. Their size is known exactly."""
 
     @property
     def total_bytes(self) -> int:

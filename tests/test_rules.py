@@ -104,7 +104,7 @@ def test_a_small_budget_evaluates_shorter_rows_before_none():
         if not never[-1] and done.fits:
             needed = eval_bytes(found.model.architecture, done.setup, found.machine, batch, length)
             assert (
-                needed + margin_bytes(needed, found.machine) <= found.machine.budget_bytes
+                needed + margin_bytes(needed, done.memory.resident_bytes, found.machine) <= found.machine.budget_bytes
                 or needed <= done.memory.total_bytes
             )
             lengths.append(length)

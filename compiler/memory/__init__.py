@@ -6,13 +6,14 @@
     eval_bytes(architecture, setup, machine, eval_batch, eval_length=None) -> int      of an evaluation during the run
     merge_part(architecture, setup) -> Part | None              RAM of `axolotl merge-lora`
     verdict(memory, machine) -> (verdict, probability, margin_bytes)
-    fit_probability(total_bytes, budget_bytes, machine) -> float
-    margin_bytes(total_bytes, machine) -> int
+    resident_bytes(architecture, setup, machine) -> int         the weights, whose size is known exactly
+    fit_probability(total_bytes, resident_bytes, budget_bytes, machine) -> float
+    margin_bytes(total_bytes, resident_bytes, machine) -> int
 
 `peak_bytes` never shrinks when micro-batch, sequence length or LoRA rank grow, all else equal.
 """
 
-from compiler.memory.model import eval_bytes, host_bytes, live_bytes, peak_bytes, predict_memory
+from compiler.memory.model import eval_bytes, host_bytes, live_bytes, peak_bytes, predict_memory, resident_bytes
 from compiler.memory.outside import merge_part, skips_upcast
 from compiler.memory.overhead import fit_probability, margin_bytes, verdict, verdict_of
 
@@ -25,6 +26,7 @@ __all__ = [
     "merge_part",
     "peak_bytes",
     "predict_memory",
+    "resident_bytes",
     "skips_upcast",
     "verdict",
     "verdict_of",

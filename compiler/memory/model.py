@@ -128,6 +128,11 @@ def eval_bytes(
     return total_bytes(live, _resident(lines[0]), 0.0, held_share(setup, machine), machine)
 
 
+def resident_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
+    """`predict_memory(...).resident_bytes` without the rest."""
+    return round(moments(architecture, setup, machine.backend == "cpu").resident)
+
+
 def host_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
     """`predict_memory(...).host_bytes` without the rest."""
     tokens = setup.micro_batch * setup.sequence_len
@@ -170,6 +175,7 @@ def predict_memory(
         peak_phase="load" if loading > size else top.phase,
         phases=tuple(phases.items()),
         host_parts=_host_parts(architecture, setup, tokens, cpu),
+        resident_bytes=round(resident),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from compiler.memory import eval_bytes, margin_bytes, peak_bytes
+from compiler.memory import eval_bytes, margin_bytes, peak_bytes, resident_bytes
 from compiler.rules.draft import Draft, stated
 from compiler.rules.schedule import steps_per_epoch, total_steps
 from compiler.space import LENGTH_UNIT
@@ -52,7 +52,10 @@ def _fits(draft: Draft, length: int, rows: int = 1) -> bool:
     """Whether evaluating is not what would break the budget: it stays within it, or within the peak of training."""
     needed = _needed(draft, length, rows)
     machine = draft.case.machine
-    return needed <= _peak(draft) or needed + margin_bytes(needed, machine) <= machine.budget_bytes
+    if needed <= _peak(draft):
+        return True
+    resident = resident_bytes(draft.case.model.architecture, draft.setup, machine)
+    return needed + margin_bytes(needed, resident, machine) <= machine.budget_bytes
 
 
 def _needed(draft: Draft, length: int, rows: int) -> int:
