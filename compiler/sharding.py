@@ -23,6 +23,10 @@ def zero_stage(draft: Draft) -> Domain:
         "(LoRA with ZeRO-3: axolotl #1481)",
         runs=True,
     )
+    needed = {"optimizer": 2, "params": 3}.get(draft.asked("offload") or "")
+    if adapter and needed and not draft.states("zero_stage"):
+        whole = (needed,) if machine.count == 1 else (0, needed)  # between devices FSDP offloads too
+        return domain(draft, "zero_stage", whole, "what the offload asked for needs")
     if machine.count == 1:
         alone = Rejected(1, "one device has nothing to shard", runs=True)
         if adapter:

@@ -30,7 +30,7 @@ class Change(NamedTuple):
 def ways_out(found: Search, smallest: Setup) -> tuple[WayOut, ...]:
     """What would make a plan fit that does not: single changes first, the cheapest first, each with its bytes."""
     if found.broken:
-        return (*_unpinned(found), *_without_one(found))
+        return (*_unpinned(found), *_without_one(found)) or tuple(_unpinned(found, True))
     seen, changes = {smallest}, []
     for change in (*_levers(found, smallest), *_lengths(found, smallest)):
         setup = change.setup
@@ -59,8 +59,8 @@ def _stating(case: Case, without: tuple[str, ...] = (), **fields: Any) -> Case:
     return replace(case, recipe=recipe)
 
 
-def _planned(text: str, case: Case) -> list[WayOut]:
-    """The way out that a changed case is, where something fits there; else nothing."""
+def _planned(text: str, case: Case, part_of_it: bool = False) -> list[WayOut]:
+    """The way out that a changed case is, where something fits there; else nothing, or what is then still missing."""
     from compiler.plan import settled_search  # plan leans on this module
 
     try:
@@ -68,9 +68,8 @@ def _planned(text: str, case: Case) -> list[WayOut]:
     except ValueError:  # what is pinned does not go with the change
         return []
     least = None if other.broken else _least(other)
-    if least is None or least.needed_bytes > other.case.machine.budget_bytes:
-        return []
-    return [_way(other, text, least.setup)]
+    fits = least is not None and least.needed_bytes <= other.case.machine.budget_bytes
+    return [_way(other, text, least.setup)] if least is not None and (fits or part_of_it) else []
 
 
 def _least(found: Search) -> Point | None:
@@ -79,7 +78,7 @@ def _least(found: Search) -> Point | None:
     return next((point for point in points if found.fits_host(point.setup)), None)
 
 
-def _unpinned(found: Search) -> list[WayOut]:
+def _unpinned(found: Search, part_of_it: bool = False) -> list[WayOut]:
     """What would fit if the recipe did not pin the searched fields."""
     names = tuple(
         sorted(name for name in (*found.domains, "micro_batch", "gradient_accumulation") if found.draft.states(name))
@@ -87,14 +86,15 @@ def _unpinned(found: Search) -> list[WayOut]:
     if not names:
         return []
     said = f"without the pinned {', '.join(f'`{name}`' for name in names)}"
-    return _planned(said, _stating(found.case, names))
+    return _planned(said, _stating(found.case, names), part_of_it)
 
 
 def _without_one(found: Search) -> list[WayOut]:
     """Pins that do not go together: each that the others can do without."""
     names = sorted(found.case.recipe.training.model_fields_set)
     pins = [name for name in names if found.draft.states(name)]
-    return [way for name in pins for way in _planned(f"without the pinned `{name}`", _stating(found.case, (name,)))]
+    case = found.case
+    return [way for name in pins for way in _planned(f"without the pinned `{name}`", _stating(case, (name,)), True)]
 
 
 def _weighed(found: Search, change: Change) -> list[WayOut]:

@@ -353,6 +353,28 @@ def test_why_not_names_the_constraint_with_numbers(field, value, word):
     assert field in text and (word in text or ("caps attention" in text and word == "soft")), text
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("lora_targets", "[nope]", "`recipe check` refuses it: "),
+        ("weights_dtype", "fp16", "cannot run as asked: weights in FP16 do not go with BF16"),
+        ("weights_dtype", "fp32", "no config can be made of it: Axolotl loads weights as bf16"),
+        ("zero_stage", "3", "cannot run as asked: DeepSpeed on one device"),
+        ("learning_rate", "0.001", "chosen:     0.0002: LoRA on 2.6 B parameters"),
+        ("gradient_accumulation", "8", "effective batch of"),
+        ("optimizer", "auto", "leaves it to the planner, which has adamw"),
+    ],
+)
+def test_why_not_says_what_keeps_a_value_out_that_has_room(field, value, said):
+    assert said in why_not(case(), field, value)
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "params"])
+def test_an_offload_asked_for_brings_the_stage_that_it_needs(offload):
+    found = plan(case(GEMMA, {"gpu": "rtx-4090", "host_ram": "64 GiB"}, offload=offload))
+    assert found.fits and found.setup.zero_stage == {"optimizer": 2, "params": 3}[offload]
+
+
 def test_why_not_of_what_is_no_field_or_value_is_a_clear_message():
     with pytest.raises(WorldProblem, match="did you mean `micro_batch`"):
         why_not(case(), "micro_batches", 1)

@@ -74,7 +74,8 @@ def test_the_prepared_path_carries_the_digest_of_the_rows():
 
 def test_evaluation_and_checkpoints_agree_with_early_stopping():
     # Axolotl refuses early stopping unless save_steps is a multiple of eval_steps (schemas/validation.py)
-    for stated in ({}, {"eval_every": "epoch"}, {"save_every": "epoch"}, {"eval_every": 7, "save_every": 21}):
+    both = {"eval_every": 7, "save_every": 21}
+    for stated in ({}, {"eval_every": "epoch"}, {"save_every": "epoch"}, {"save_every": 50}, {"save_every": 7}, both):
         found = plan(case(dataset=measured(), early_stopping=3, **stated))
         every, save = found.decision("eval_every").value, found.decision("save_every").value
         assert isinstance(every, int) and isinstance(save, int) and save % every == 0

@@ -106,10 +106,10 @@ def eval_every(draft: Draft) -> Decision:
         why = "a held-out row with whole logits needs more than the budget; `recipe eval` measures after the run"
         return Decision("eval_every", "never", why, "eval_every")
     total = total_steps(draft)
-    steps = max(1, min(math.ceil(steps_per_epoch(draft) / 2), total // 3))
-    return Decision(
-        "eval_every",
-        steps,
-        f"steps between evaluations: {max(1, total // steps)} in the run of {total:,} steps",
-        "eval_every",
-    )
+    steps, note = max(1, min(math.ceil(steps_per_epoch(draft) / 2), total // 3)), ""
+    saves = draft.asked("save_every")
+    if draft.asked("early_stopping") and isinstance(saves, int):
+        steps = next(size for size in range(min(steps, saves), 0, -1) if saves % size == 0)
+        note = f"; save_every ({saves:,}) is a multiple of it, as early stopping needs"
+    why = f"steps between evaluations: {max(1, total // steps)} in the run of {total:,} steps{note}"
+    return Decision("eval_every", steps, why, "eval_every")
