@@ -119,6 +119,7 @@ def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequ
 
 def _answers(path: Path) -> Iterator[str]:
     """The last message of every row. Raises WorldProblem where the table cannot be read."""
+    csv.field_size_limit(100_000_000)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):

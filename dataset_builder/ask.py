@@ -23,14 +23,14 @@ from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.runner import HERE, Runner
 from dataset_builder.sections import Sections
 from dataset_builder.shelf import Peekable, Rearranged
-from dataset_builder.spec import Dataset
+from dataset_builder.spec import Dataset, Pairs
 from dataset_builder.views import View
 
 T = TypeVar("T")
 
 PATH_NOTE = "How the model is asked: {why}."
-ROWS_BY_MODEL = 3
-"""Views asked of a strong model for each pair at the profile `standard`; `recall` asks for all it knows."""
+FEWEST_VIEWS = 2
+"""Asked of a strong model for each pair, however few rows are wanted: one may be held out."""
 TURNS = 3
 """Times a chunk is asked for pairs; from the second on the names that no pair mentions are given."""
 MOST_NAMES = 4
@@ -90,7 +90,7 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
         engine.forget_foreseen()
     if path != "answer-first":
         if then_views:
-            ahead.views_of = lambda one: views_request(engine, one, dataset.pairs.profile, path)
+            ahead.views_of = lambda one: views_request(engine, one, dataset.pairs, path)
         if failed := _ask_chunks(engine, path, order, sections, pool, ahead, on):
             path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
             engine.forget_foreseen()
@@ -258,14 +258,14 @@ def _unmentioned(facts: Iterator[tuple[Fact, Chunk]], found: Sequence[Grounded])
 
 
 def write_views(
-    engine: Engine, path: str, train: Sequence[Grounded], profile: str
+    engine: Engine, path: str, train: Sequence[Grounded], wanted: Pairs
 ) -> tuple[dict[str, list[View]], list[Dropped]]:
     """Views of the pairs that a strong model writes, by pair id, not yet checked for drift; a weak one is not asked."""
     found: dict[str, list[View]] = {}
     lost: list[Dropped] = []
     if path == "answer-first":
         return found, lost
-    requests = (views_request(engine, one, profile, path) for one in sorted(train, key=lambda one: one.pair.id))
+    requests = (views_request(engine, one, wanted, path) for one in sorted(train, key=lambda one: one.pair.id))
     for outcome in engine.run(requests, pairs.parse_views, total=len(train)):
         pair = outcome.request.about.pair
         if outcome.problem is None:
@@ -275,17 +275,17 @@ def write_views(
     return found, sorted(lost, key=lambda one: one.item["parent"])
 
 
-def views_request(engine: Engine, one: Grounded, profile: str, path: str) -> Request:
+def views_request(engine: Engine, one: Grounded, wanted: Pairs, path: str) -> Request:
     """The request for the views of one pair."""
-    return pairs.views_request(one, view_names(one, profile), engine.generator, path)
+    return pairs.views_request(one, view_names(one, wanted), engine.generator, path)
 
 
-def view_names(one: Grounded, profile: str) -> tuple[str, ...]:
-    """`reworded` for every pair (one may be held out), the others in turns."""
-    if profile == "recall":
-        return pairs.MODEL_VIEWS
+def view_names(one: Grounded, wanted: Pairs) -> tuple[str, ...]:
+    """`reworded` for every pair (one may be held out), the others in turns: as many as a pair has rows, one of which is
+    the pair itself, so that one may fail its checks."""
+    count = max(FEWEST_VIEWS, ceil(wanted.rows / wanted.unique))
     others = sorted(pairs.MODEL_VIEWS[1:], key=lambda name: digest(one.pair.id, name))
-    return pairs.MODEL_VIEWS[0], *others[: ROWS_BY_MODEL - 1]
+    return pairs.MODEL_VIEWS[0], *others[: count - 1]
 
 
 def _short(found: int, wanted: int, sections: Sections, rejected: int) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
     if until == "split":
         return Result("split", counts, asked.short)
-    written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs.profile)
+    written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs)
     spent = models.ledger.totals()
     models.close()
     known = views.corpus(work.chunks, on, place.cache)

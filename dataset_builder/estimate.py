@@ -65,7 +65,7 @@ def _pairs(
     sample = [pairs.pairs_request(plan, dataset.generator, path) for plan in plans]
     planned = {"pairs": min(len(chunks) * 2, int(dataset.pairs.unique / LIKELY)), "variants": dataset.pairs.unique}
     for one in islice(_first_pairs(engine, sample), 4):
-        sample.append(pairs.views_request(one, view_names(one, dataset.pairs.profile), dataset.generator, path))
+        sample.append(pairs.views_request(one, view_names(one, dataset.pairs), dataset.generator, path))
     if len(sample) == len(plans) or dataset.pairs.total == dataset.pairs.unique:
         planned.pop("variants")
     return sample, planned

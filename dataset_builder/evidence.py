@@ -18,6 +18,7 @@ from dataset_builder.identifiers import exact_words, missing_words, words
 MIN_FUZZY_CHARS, MIN_FUZZY_WORDS, FUZZY_SCORE = 20, 4, 95.0
 MIN_QUOTE_CHARS, MIN_QUOTE_WORDS = 10, 2
 MAX_QUESTION_CHARS, MIN_QUESTION_CHARS = 300, 12
+MAX_ANSWER_CHARS = 4000
 
 _MARKS = re.compile(
     r"!?\[(?P<text>[^\]\n]*)\]\([^)\n]*\)|<[^>\n]{1,200}>|[*`|]+|(?m:^[ \t]*(?:>[ \t]?)+|^[ \t]*#{1,6}[ \t]+|"
@@ -42,6 +43,17 @@ _BARE_POINTER = re.compile(
     r"(?=\s+(?:is|are|do|does|mean|used|work|for|be|called|command|code|option|feature|script|step|model|file|tool|"
     r"function|method|setting|parameter|value|error|library|project|software|release|version|issue|problem|the)\b|\?|$)"
 )
+_DENYING = frozenset(
+    ("do", "does", "is", "are", "not", "no", "never", "cannot", "nor", "can't", "don't", "doesn't", "isn't", "aren't")
+)
+_DENIES = re.compile(r"(?i)\b(?:not|never|cannot|nor|no longer)\b|n't\b")
+_NEGATIVE = re.compile(
+    r"(?i)\b(?:not?|never|cannot|nor|none|neither|nothing|without|only|unless|except\w*|instead|rather|fail\w*|errors?|"
+    r"avoid\w*|lack\w*|exclu\w*|off|false|wrong\w*|remov\w*|skip\w*|ignor\w*|prevent\w*|missing|refus\w*|reject\w*|"
+    r"forbid\w*|stops?|drop\w*|deprecat\w*|obsolete|optional\w*|limit\w*|less|until|yet|un[a-z]{4,}|in(?:compatib|valid|"
+    r"activ|suffic|abil)\w*|dis[a-z]{4,}|im(?:possib|prop)\w*|non\w*|ir\w+|omit\w*|too|few|little|hardly|0|\w+less)\b|n't\b"
+)
+"""Words by which something is denied, and those that can stand behind a denial in other words."""
 _SHOWN = r"(?:commands?|steps?|code|examples?|scripts?|sections?|tables?|figures?|instructions?|output|lines?|"
 _SHOWN += r"snippets?|settings?|variables?|links?|results?|lists?|configurations?)"
 _SHOWS = re.compile(
@@ -147,6 +159,8 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
         return "answer is a bare value, not a sentence"
     if _POINTS_OUTSIDE.search(_FENCE.sub("", answer)) and _speaks_of_the_text(answer):
         return "answer points at a text the reader does not have"
+    if problem := rambling(plain):
+        return problem
     if _shows_nothing(answer):
         return "answer promises what it does not show"
     if plain.casefold().rstrip(".?! ") == project(question)[0].strip().casefold().rstrip(".?! "):
@@ -158,6 +172,37 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
     if not exact_words(question) <= exact_words(source) and (foreign := missing_words(question, source)):
         return "question names what the source does not: " + ", ".join(foreign[:5])
     return code_problem(answer, source)
+
+
+def rambling(answer: str) -> str | None:
+    """Whether an answer goes on and on, as a model does that has lost its thread, or None."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return f"answer is longer than {MAX_ANSWER_CHARS:,} characters"
+    said = words(_FENCE.sub("", answer))
+    threes = list(zip(said, said[1:], said[2:], strict=False))
+    return "answer repeats itself" if len(threes) > 20 and len(set(threes)) < len(threes) / 2 else None
+
+
+def points_outside(text: str) -> bool:
+    """Whether a question speaks of a text that its reader does not have."""
+    return bool(_POINTS_OUTSIDE.search(text) or _BARE_POINTER.match(text))
+
+
+def denial_problem(answer: str, quoted: str, question: str) -> str | None:
+    """Whether an answer says the contrary of its evidence: it denies where nothing there does, or says nearly all of
+    one sentence but its "not"."""
+    known = f"{quoted}\n{question}"
+    if _DENIES.search(answer) and not _DENIES.search(known):
+        said, told = set(words(answer)) - _DENYING, set(words(known))
+        if not _NEGATIVE.search(known) or (len(said) > 3 and len(said & told) >= 0.9 * len(said)):
+            return "answer denies what its quote does not"
+    quote = quoted.strip()
+    one_sentence = not re.search(r"[.!?;]\s", quote)
+    if one_sentence and _DENIES.search(quote) and not _NEGATIVE.search(f"{answer}\n{question}"):
+        told = set(words(quote)) - _DENYING
+        if len(told & set(words(answer))) >= 0.8 * len(told):
+            return "answer leaves out the denial of its quote"
+    return None
 
 
 def _shows_nothing(answer: str) -> bool:

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 
 from dataset_builder import prompting, sentences
 from dataset_builder.blocks import blocks_of
-from dataset_builder.evidence import answer_problem, is_exact, locate, project, question_problem
+from dataset_builder.evidence import (
+    answer_problem,
+    denial_problem,
+    is_exact,
+    locate,
+    points_outside,
+    project,
+    question_problem,
+    rambling,
+)
 from dataset_builder.facts import Fact, set_in, topic
-from dataset_builder.identifiers import exact_words, missing_words
+from dataset_builder.identifiers import exact_words, missing_words, words
 from dataset_builder.ledger import Reply, Request
-from dataset_builder.replies import BadReply, json_in, tagged_lines
+from dataset_builder.replies import BadReply, json_in, tagged_lines, visible
 from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, digest
 from dataset_builder.spec import Generator
 from dataset_builder.views import View
@@ -34,6 +43,12 @@ CLAIMS = re.compile(r"\b(?:all\b|every\b|always|never|only|none\b|default|recomm
 """Beginnings of words that say much: where an answer has one, its quote or its question has it, too."""
 _RELATIVE_LINK = re.compile(r"(?<!!)\[([^\]\n`]+)\]\((?![a-z]+:)[^)\s]*\)")
 """`[Tips](#tips)`: a link that leads nowhere from a row."""
+ASKED_OF_PARENT = 0.25
+"""Least share of a view's content words that stand in its parent or the chunk: a beginner has words of his own."""
+NUMBERS = {"three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
+           "twelve": "12", "twenty": "20", "thirty": "30", "fifty": "50", "hundred": "100", "thousand": "1000",
+           "million": "1000000"}  # fmt: skip
+"""Figures in words: they, too, must stand by the quote, in words or in digits; "two" often only counts what is said."""
 NEAR_CHARS = 300
 """What counts as next to a quote."""
 TOKENS_A_PAIR = 160
@@ -102,7 +117,7 @@ def parse_pairs(reply: Reply) -> list[dict[str, str]]:
     if found == []:
         return []
     found = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    whole = [one for one in found if all(isinstance(one.get(key), str) for key in ("question", "answer"))]
+    whole = [visible(one) for one in found if all(isinstance(one.get(key), str) for key in ("question", "answer"))]
     if not whole:
         raise BadReply("no pair with question and answer in the reply")
     return whole
@@ -120,7 +135,7 @@ def verify(candidate: dict[str, str], chunk: Chunk) -> Grounded | Dropped:
     problem = question_problem(asked) or question_problem(question)
     if problem is None and place is None:
         problem = "quote is not in the source" if quote.strip() else "no quote"
-    problem = problem or answer_problem(question, answer, grounds(chunk)) or _unproven(question, answer, chunk, place)
+    problem = problem or answer_problem(question, answer, grounds(chunk)) or unproven(question, answer, chunk, place)
     if problem is not None or place is None:
         item = {
             "question": question,
@@ -147,7 +162,7 @@ def by_person(question: str, answer: str, quote: str, chunk: Chunk) -> Grounded 
     problem = question_problem(question)
     if problem is None and place is None:
         problem = "quote is not in the source" if quote.strip() else "no quote"
-    problem = problem or answer_problem(question, answer, grounds(chunk)) or _unproven(question, answer, chunk, place)
+    problem = problem or answer_problem(question, answer, grounds(chunk)) or unproven(question, answer, chunk, place)
     if problem is not None or place is None:
         return problem or "no quote"
     start, end = place
@@ -194,27 +209,49 @@ def _tidy(answer: str) -> str:
     return text if text.endswith((".", "!", "?", "`", ":", ")")) or "\n" in text else text + "."
 
 
-def _unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] | None) -> str | None:
-    """Whether the quote has too little to do with the answer: words that it shares, and where the figures stand."""
+def unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] | None, parent: str = "") -> str | None:
+    """Whether the quote has too little to do with the answer: words that it shares, what it denies, and where its
+    figures stand. `parent`: what was proven before and may be said again."""
     if place is None:
         return None
     said, text = content_stems(project(answer)[0]), chunk.text
     around = text[max(0, place[0] - NEAR_CHARS) : place[1] + NEAR_CHARS]
-    near = project(around)[0]
+    near = project(around)[0] + "\n" + parent
     quoted = project(text[place[0] : place[1]])[0]
+    evidence = f"{quoted}\n{parent}" if parent else quoted
     # the proof must share words with the answer; what else the answer says stands close by
-    shared, close = len(said & content_stems(quoted)), len(said & content_stems(near))
+    shared, close = len(said & content_stems(evidence)), len(said & content_stems(near))
     if said and (shared < QUOTED * len(said) or close < CLOSE * len(said)):
         return "answer is not about its quote"
-    claimed = set(CLAIMS.findall(answer.casefold())) - set(CLAIMS.findall(f"{quoted}\n{question}".casefold()))
+    claimed = set(CLAIMS.findall(answer.casefold())) - set(CLAIMS.findall(f"{evidence}\n{question}".casefold()))
     if claimed:
         return "answer claims more than its quote: " + ", ".join(sorted(claimed))
+    if problem := denial_problem(answer, evidence, question):
+        return problem
     figures = {word for word in exact_words(answer) - exact_words(question) if re.search(r"\d", word)}
     # `around` as it is written, too: an answer may keep a link, whose address `project` leaves out
     known = "\n".join((near, around, question, chunk.title, *chunk.heading_path))
     if lost := sorted(figures & set(missing_words(answer, known))):
         return "answer gives a figure that does not stand by its quote: " + ", ".join(lost[:3])
+    counts = {word for word in words(answer) if word in NUMBERS} - set(words(known))
+    if counts := sorted(word for word in counts if NUMBERS[word] not in exact_words(known)):
+        return "answer gives a figure that does not stand by its quote: " + ", ".join(counts[:3])
     return None
+
+
+def view_problem(one: Grounded, view: View) -> str | None:
+    """Why a view that a model wrote is not held by its parent and the text around its quote, or None."""
+    _, question, answer = view
+    if points_outside(question):
+        return "question points at a text the reader does not have"
+    if problem := rambling(project(answer)[0]):
+        return problem
+    parent = project(f"{one.pair.question}\n{one.pair.answer}")[0]
+    known = content_stems(f"{parent}\n{grounds(one.chunk)}")
+    asked = content_stems(question)
+    if asked and len(asked & known) < ASKED_OF_PARENT * len(asked):
+        return "question asks for something else than its parent"
+    return unproven(question, answer, one.chunk, (one.pair.quote_start, one.pair.quote_end), parent)
 
 
 def views_request(grounded: Grounded, names: Sequence[str], generator: Generator, path: str) -> Request:

@@ -21,13 +21,34 @@ CLOSED_THOUGHT = re.compile(r"\A(?:(?!<think).)*?</(?:think|thinking|thought|rea
 FENCE = re.compile(r"```[ \t]*(?:json[c5]?|javascript)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.S | re.I)
 
 
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|"
+    "(?<=[ -~])[\u200c\u200d]+(?=[ -~])"
+)
+"""Characters that no reader sees and no table should hold: controls, halves of a character, zero-width ones, marks that
+turn the writing round; joiners only between ASCII letters, where no script needs them."""
+
+
+def visible(value: Any) -> Any:
+    """A reply's value without the characters that nobody sees, in all its texts.
+
+    >>> visible({"a": ["x\\u200by\\ud800"]})
+    {'a': ['xy']}
+    """
+    if isinstance(value, str):
+        return _UNSEEN.sub("", value)
+    if isinstance(value, list):
+        return [visible(one) for one in value]
+    return {visible(key): visible(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 def without_thoughts(text: str) -> str:
     """The reply without its `<think> ... </think>`; an unfinished thought (a truncated reply) goes too.
 
     >>> without_thoughts("<think>Let me see.</think>  42 ")
     '42'
     """
-    return OPEN_THOUGHT.sub("", CLOSED_THOUGHT.sub("", THOUGHT.sub("", text))).strip()
+    return visible(OPEN_THOUGHT.sub("", CLOSED_THOUGHT.sub("", THOUGHT.sub("", text)))).strip()
 
 
 def has_thoughts(text: str) -> bool:
@@ -36,7 +57,7 @@ def has_thoughts(text: str) -> bool:
     >>> has_thoughts("<think>hm</think>yes"), has_thoughts("I think so")
     (True, False)
     """
-    return without_thoughts(text) != text.strip()
+    return without_thoughts(text) != visible(text).strip()
 
 
 def json_in(text: str, truncated: bool = False) -> Any:

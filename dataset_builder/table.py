@@ -41,6 +41,7 @@ def csv_text(rows: Iterable[Row]) -> str:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV written by `csv_text`. Raises BuildProblem with the line for a wrong header or number of
     cells."""
+    csv.field_size_limit(100_000_000)  # Python's own limit of 131,072 characters is none of the format
     with Path(path).open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         try:

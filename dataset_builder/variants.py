@@ -12,6 +12,7 @@ from dataset_builder import views
 from dataset_builder.comparison import comparison, partners
 from dataset_builder.evidence import code_problem
 from dataset_builder.identifiers import exact_words, missing_words
+from dataset_builder.pairs import view_problem
 from dataset_builder.rows import Dropped, Grounded, Row, digest
 from dataset_builder.split import Split, same
 from dataset_builder.views import Corpus, View
@@ -95,11 +96,14 @@ def _views(
 ) -> list[View]:
     """All views of a pair that keep its fact, the first ones of different kinds. `other`: what it is compared with."""
     made = views.all_views(grounded, known)
+    by_a_model = by_model.get(grounded.pair.id, [])
     compared = [comparison(grounded, other)] if other else []
-    found = [made[0], *by_model.get(grounded.pair.id, []), *compared, *made[1:]]
+    found = [made[0], *by_a_model, *compared, *made[1:]]
     kept: list[View] = []
     for view in found:
         problem = drift(grounded, view, other if view[0] == "comparison" else None)
+        if problem is None and view in by_a_model:  # its answer is not the document's own sentence
+            problem = view_problem(grounded, view)
         if problem is None and view not in kept:
             kept.append(view)
         elif problem:

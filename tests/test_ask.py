@@ -60,6 +60,9 @@ def test_a_good_candidate_is_grounded():
         ({"question": "What does this option do?"}, "reader does not have"),
         ({"question": "What does `--attempts` of the Quay server set?"}, "--attempts"),
         ({"answer": "3"}, "bare value"),
+        ({"answer": "`--retries` does not set how often a failed upload is tried again."}, "denies"),
+        ({"answer": "`--retries` sets how often a failed upload is tried again, " * 15}, "repeats itself"),
+        ({"answer": "`--retries` sets how often a failed upload is tried again: five times."}, "figure"),
         ({"answer": "To set how often a failed upload is tried again, run the following command."}, "does not show"),
         ({"answer": "BANANA is the only word you will ever need, forever."}, "not about its quote"),
         ({"quote": "The server writes one log file a day into `/var/log/quay`."}, "not about its quote"),
@@ -150,6 +153,12 @@ def test_an_empty_list_is_an_answer_and_says_nothing_against_the_model(monkeypat
     asked_of = [one.about.chunk.id for one in scripted.asked if one.stage == "pairs"]
     assert len(asked_of) == len(set(asked_of))
     assert any("nothing to ask" in one.reason and one.item["section"] for one in found.dropped)
+
+
+def test_what_nobody_sees_is_taken_out_of_a_reply():
+    hidden = pairs_json({**GOOD, "answer": "\u202eIt\u200b is\x1b so\ud800.", "question": "Why\u2066 so?"})
+    (found,) = pairs.parse_pairs(reply(hidden))
+    assert (found["answer"], found["question"]) == ("It is so.", "Why so?")
 
 
 def test_links_of_an_answer():

@@ -143,9 +143,12 @@ def test_views_of_a_model_come_first_and_are_checked():
     parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
     good = ("symptom", "My blob cache is too small. What now, `--flag-a`?", "Yes: `--flag-a` sets it, 3 entries.")
     bad = ("novice", "What about `--flag-a`?", "`--flag-a` sets 77 entries.")
-    found = made(2 * len(PAIRS), by_model={parent.pair.id: [good, bad]})
+    baked = ("how-to", "How do I bake with `--flag-a`?", "Mix flour, 3 eggs and sugar, and bake them slowly.")
+    denied = ("how-to", "How do I set it by `--flag-a`?", "`--flag-a` does not set the blob cache to 3 entries.")
+    found = made(2 * len(PAIRS), by_model={parent.pair.id: [good, bad, baked, denied]})
     assert good[1] in {row.instruction for row in found.train}
-    assert any("77" in one.reason for one in found.dropped)
+    reasons = " ".join(one.reason for one in found.dropped)
+    assert "77" in reasons and "not about its quote" in reasons and "denies" in reasons
 
 
 def test_a_pair_without_a_wording_to_spare_is_replaced(monkeypatch):
