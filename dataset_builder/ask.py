@@ -24,7 +24,7 @@ from dataset_builder.runner import HERE, Runner
 from dataset_builder.sections import Sections
 from dataset_builder.shelf import Peekable, Rearranged
 from dataset_builder.spec import Dataset, Pairs
-from dataset_builder.views import View
+from dataset_builder.variants import Wordings
 
 T = TypeVar("T")
 
@@ -82,9 +82,10 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     pool = Pool(ceil(dataset.pairs.unique / shard[1]), bench, review, on)
     order = shuffled(chunks, dataset.seed, shard)
     ahead = Foresight(engine, dataset, bench)
+    hopeful = ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)])
     # what the chunks say takes seconds to find, and what follows the first answers needs it
     sections = meanwhile(sections or (lambda: coverage.items(chunks, on)))
-    capable = probe(engine.generator, engine, ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)]))
+    capable = probe(engine.generator, engine, hopeful)
     path, why = capable.path, capable.why
     if path == "answer-first":
         engine.forget_foreseen()
@@ -258,21 +259,21 @@ def _unmentioned(facts: Iterator[tuple[Fact, Chunk]], found: Sequence[Grounded])
 
 
 def write_views(
-    engine: Engine, path: str, train: Sequence[Grounded], wanted: Pairs
-) -> tuple[dict[str, list[View]], list[Dropped]]:
-    """Views of the pairs that a strong model writes, by pair id, not yet checked for drift; a weak one is not asked."""
-    found: dict[str, list[View]] = {}
+    engine: Engine, path: str, train: Sequence[Grounded], wanted: Pairs, wordings: Wordings
+) -> list[Dropped]:
+    """Has a strong model write views of the pairs, into `wordings`, beside waiting for the others; a weak one is not
+    asked. Returns what could not be used."""
     lost: list[Dropped] = []
     if path == "answer-first":
-        return found, lost
+        return lost
     requests = (views_request(engine, one, wanted, path) for one in sorted(train, key=lambda one: one.pair.id))
     for outcome in engine.run(requests, pairs.parse_views, total=len(train)):
-        pair = outcome.request.about.pair
-        if outcome.problem is None:
-            found[pair.id] = outcome.value
-        else:
-            lost.append(Dropped("variants", outcome.problem, {"parent": pair.id, "question": pair.question}))
-    return found, sorted(lost, key=lambda one: one.item["parent"])
+        one = outcome.request.about
+        wordings.of(one, outcome.value or ())
+        if outcome.problem is not None:
+            item = {"parent": one.pair.id, "question": one.pair.question}
+            lost.append(Dropped("variants", outcome.problem, item))
+    return sorted(lost, key=lambda one: one.item["parent"])
 
 
 def views_request(engine: Engine, one: Grounded, wanted: Pairs, path: str) -> Request:

@@ -157,11 +157,12 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     counts |= {"trained pairs": len(parts.train), "held-out pairs": len(parts.transfer)}
     if until == "split":
         return Result("split", counts, asked.short)
-    written, unwritten = write_views(engine, asked.path, parts.train, dataset.pairs)
+    known = views.corpus(work.chunks, on, place.cache)
+    wordings = variants.Wordings(parts.train, known)
+    unwritten = write_views(engine, asked.path, parts.train, dataset.pairs, wordings)
     spent = models.ledger.totals()
     models.close()
-    known = views.corpus(work.chunks, on, place.cache)
-    made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, written)
+    made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, wordings)
     made = variants.with_existing(made, work.existing)
     split.check(made.train, made.recall, made.transfer)
     counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}

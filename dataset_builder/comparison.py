@@ -19,6 +19,7 @@ KINDS = frozenset(("option", "definition", "default", "direct", "purpose"))
 MOST_CHARS = 240
 """Of each answer: two long ones side by side compare nothing."""
 _CODE = re.compile(r"(?<!`)`([^`\n]{2,40})`(?!`)")
+_BEGINS = re.compile(r"(?:The (?:[\w-]+ ){1,2})?`([^`\n]{2,40})`")
 
 
 def named(one: Grounded) -> str:
@@ -27,7 +28,8 @@ def named(one: Grounded) -> str:
     answer = one.pair.answer
     if len(names) != 1 or "\n" in answer or len(answer) > MOST_CHARS:
         return ""
-    return names[0] if re.match(rf"(?:The (?:[\w-]+ ){{1,2}})?`{re.escape(names[0])}`", answer) else ""
+    begins = _BEGINS.match(answer)
+    return names[0] if begins and begins[1] == names[0] else ""
 
 
 def partners(pairs: Sequence[Grounded]) -> dict[str, Grounded]:

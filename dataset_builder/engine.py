@@ -120,8 +120,7 @@ class Engine:
         """Says what `run` will be given soon. It fills the slots that no run fills, in this order, so that the slowest
         call of one stage does not keep the next one waiting; the answers wait in the ledger. Nothing follows from
         them until `run` is given the request, so what a build makes does not depend on them."""
-        missing = [request for request in requests if self.ledger.get(request) is None]
-        if missing:
+        if missing := self.ledger.unanswered(requests):
             self.caller().foresee(missing)
 
     def forget_foreseen(self) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dataset_builder import judge, pairs
+from dataset_builder import judge, pairs, probe
 from dataset_builder.engine import Engine, Request
 from dataset_builder.ledger import Reply
 from dataset_builder.rows import Chunk, Grounded
@@ -42,19 +42,25 @@ class Foresight:
     """Ids of pairs whose views were told."""
 
     def first_chunks(self, chunks: Sequence[Chunk]) -> Callable[[str, Reply], None]:
-        """To be called with a form and the first good reply in it: the first chunks need not wait for the others."""
+        """To be called with a form and the first good reply in it: the first chunks need not wait for the others.
+        The requests in the form that most models keep are made ready now, beside waiting for that reply."""
+        likely = probe.LIKELIEST
+        ready = self._requests(chunks, likely)
 
         def hopeful(form: str, reply: Reply) -> None:
             if reply.seconds <= HASTE_SECONDS:
-                self.chunks(chunks, form)
+                self.engine.foresee(ready if form == likely else self._requests(chunks, form))
 
         return hopeful
 
     def chunks(self, chunks: Sequence[Chunk], path: str) -> None:
         """Chunks that will be asked for pairs for the first time."""
+        self.engine.foresee(self._requests(chunks, path))
+
+    def _requests(self, chunks: Sequence[Chunk], path: str) -> list[Request]:
         generator = self.engine.generator
-        plans = (pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in chunks)
-        self.engine.foresee([pairs.pairs_request(plan, generator, path) for plan in plans])
+        made = [pairs.pairs_request(pairs.Plan(one, pairs.wanted_pairs(one)), generator, path) for one in chunks]
+        return self.engine.ledger.unanswered(made)
 
     def candidates(self, found: Sequence[Grounded]) -> None:
         """Pairs that passed the code's checks, repetitions left out: the judge sees each, or else they are as good as

@@ -54,6 +54,7 @@ _COMMON_SLASH = {"and/or", "input/output", "i/o", "n/a", "w/o", "yes/no", "true/
 _COMMON_DOT = {"e.g", "i.e", "etc", "a.k.a", "vs", "u.s"}
 
 
+@lru_cache(maxsize=1 << 10)  # the texts of one pair are asked again and again for each of its views
 def exact_words(text: str) -> frozenset[str]:
     """The exact words of `text`, casefolded; list markers and step numbers do not count.
 
@@ -140,6 +141,8 @@ def _occurs(word: str, folded: str) -> bool:
 
 def _whole(word: str, folded: str) -> bool:
     """No part of a longer word, nor of a longer number: 2 does not stand in 2025.2, 2.1 not in 2.1.3."""
+    if word not in folded:
+        return False  # most are not, and an expression for each costs more than all the rest
     before = r"(?<!\w)(?<!\d[.,])" if word[0].isdigit() else r"(?<!\w)"
     after = r"(?!\w)(?![.,]\d)" if word[-1].isdigit() else r"(?!\w)"
     return re.search(before + re.escape(word) + after, folded) is not None

@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from dataset_builder.problems import BuildProblem
 
 VERSION = 1
 BUSY_SECONDS = 60
+AT_ONCE = 500
+"""Keys in one look; SQLite allows at least 999 values in a statement."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,18 @@ class Ledger:
                 "SELECT key, text, finish_reason, prompt_tokens, completion_tokens, cost_usd, seconds, model, "
                 "max_tokens FROM answers WHERE key = ? ORDER BY max_tokens DESC, bought_at LIMIT 1", (key,)).fetchone()
         return Reply(*row) if row else None
+
+    def unanswered(self, requests: Iterable[Request]) -> list[Request]:
+        """Those that were never bought, in their order; one look for many."""
+        found = {request.key: request for request in requests}
+        keys = list(found)
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            with self._lock:
+                rows = self._db.execute(f"SELECT key FROM answers WHERE key IN ({','.join('?' * len(some))})", some)
+                for (key,) in rows.fetchall():
+                    found.pop(key, None)
+        return list(found.values())
 
     def put(self, request: Request, reply: Reply) -> None:
         """Commits a purchase and gives the claim back, in one transaction."""

@@ -48,6 +48,8 @@ FORMS: dict[str, str] = {
     "json": 'Reply with JSON only, in this form: {"question": "...", "answer": "...", "quote": "..."}',
     "tagged": "Reply with three lines in this form:\nQUESTION: ...\nANSWER: ...\nQUOTE: ...",
 }
+LIKELIEST = next(iter(FORMS))
+"""The form that is tried first."""
 ROOM, THINKING_ROOM = 200, 4096
 """Tokens of one reply, without and with a chain of thought in front."""
 QUESTION_WORDS = re.compile(r"\b(what|which|how|why|when|where|who|can|does|do|is|are|will|should|may|must)\b", re.I)
@@ -134,7 +136,7 @@ def _ask(generator: Generator, engine: Engine, form: str, places: range, room: i
 
 def first_requests(generator: Generator) -> list[Request]:
     """What every model is asked first."""
-    return _requests(generator, next(iter(FORMS)), range(FIRST), ROOM)
+    return _requests(generator, LIKELIEST, range(FIRST), ROOM)
 
 
 def _requests(generator: Generator, form: str, places: range, room: int) -> list[Request]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "import sys; sys.path[:] = {path!r}; from dataset_builder.serving import main; main({end})"
 """The same packages as the builder's, wherever it was started and however it finds them."""
+SWITCH_SECONDS = 0.0005
+"""After which a busy thread lets another one go on; Python's own 5 ms pass with every look into the ledger."""
 END_SECONDS = 15.0
 """For the process to end once it has nothing left to do."""
 GRACE_SECONDS = 15.0
@@ -67,6 +69,9 @@ class CallsProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._end = ours
+        # of the threads that wait for calls, look for facts and make requests, the first must not wait for the others
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_SECONDS, self._switch_s))
 
     @property
     def pid(self) -> int | None:
@@ -109,6 +114,7 @@ class CallsProcess:
             self._child.kill()
             self._child.wait()
         self._end.close()
+        sys.setswitchinterval(self._switch_s)
         self._child = self._wire = None
         self._callers = []
         self._closing = False

@@ -8,6 +8,7 @@ or the same question
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,9 +72,12 @@ def _families(pairs: Sequence[Grounded]) -> list[frozenset[str]]:
     return [frozenset(family) for family in families.values()]
 
 
+_MARKS = re.compile(r"[\W_]+")
+
+
 def same(text: str) -> str:
     """Two texts that differ only in case, spaces and marks are the same."""
-    return " ".join("".join(char if char.isalnum() else " " for char in text.casefold()).split())
+    return _MARKS.sub(" ", text.casefold()).strip()
 
 
 def check(train: Sequence[Row], recall: Sequence[Row], transfer: Sequence[Row]) -> None:

@@ -35,21 +35,17 @@ def rows(
     total: int,
     not_in_docs: float,
     system: str | None,
-    by_model: dict[str, list[View]] | None = None,
+    wordings: Wordings | None = None,
 ) -> Rows:
-    """All rows. `by_model`: checked views that a model wrote, by the id of their pair; they come before those of
-    code."""
+    """All rows. `wordings`: of the pairs that are trained, where some of them were found before."""
     dropped: list[Dropped] = []
     taken = {same(pair.pair.question) for pair in parts.transfer}
-    beside = partners(parts.train)
-    found = {
-        one.pair.id: [
-            view
-            for view in _views(one, known, by_model or {}, dropped, beside.get(one.pair.id))
-            if same(view[1]) not in taken
-        ]
-        for one in parts.train
-    }
+    wordings = wordings or Wordings(parts.train, known)
+    found = {}
+    for one in parts.train:
+        kept, lost = wordings.of(one)
+        dropped += lost
+        found[one.pair.id] = [view for view in kept if same(view[1]) not in taken]
     held = _held_out(parts, found)
     taken |= {same(view[1]) for _, view in held}
     trainable = [
@@ -91,18 +87,36 @@ def _once(train: list[Row]) -> list[Row]:
     return kept
 
 
+class Wordings:
+    """The views of trained pairs that keep their facts, each found once: beside waiting for a model, where one writes
+    some of them, since a pair's views depend on no other answer."""
+
+    def __init__(self, train: Sequence[Grounded], known: Corpus) -> None:
+        self._known = known
+        self._beside = partners(train)
+        self._found: dict[str, tuple[list[View], list[Dropped]]] = {}
+
+    def of(self, one: Grounded, by_model: Sequence[View] = ()) -> tuple[list[View], list[Dropped]]:
+        """What is kept, and what is not and why. `by_model`: views that a model wrote; they come before those of
+        code. Said the first time."""
+        if one.pair.id not in self._found:
+            self._found[one.pair.id] = _views(one, self._known, by_model, self._beside.get(one.pair.id))
+        return self._found[one.pair.id]
+
+
 def _views(
-    grounded: Grounded, known: Corpus, by_model: dict[str, list[View]], dropped: list[Dropped], other: Grounded | None
-) -> list[View]:
-    """All views of a pair that keep its fact, the first ones of different kinds. `other`: what it is compared with."""
+    grounded: Grounded, known: Corpus, by_model: Sequence[View], other: Grounded | None
+) -> tuple[list[View], list[Dropped]]:
+    """All views of a pair that keep its fact, the first ones of different kinds, and those that do not. `other`: what
+    it is compared with."""
     made = views.all_views(grounded, known)
-    by_a_model = by_model.get(grounded.pair.id, [])
     compared = [comparison(grounded, other)] if other else []
-    found = [made[0], *by_a_model, *compared, *made[1:]]
+    found = [made[0], *by_model, *compared, *made[1:]]
     kept: list[View] = []
+    dropped: list[Dropped] = []
     for view in found:
         problem = drift(grounded, view, other if view[0] == "comparison" else None)
-        if problem is None and view in by_a_model:  # its answer is not the document's own sentence
+        if problem is None and view in by_model:  # its answer is not the document's own sentence
             problem = view_problem(grounded, view)
         if problem is None and view not in kept:
             kept.append(view)
@@ -114,7 +128,7 @@ def _views(
                     {"parent": grounded.pair.id, "view": view[0], "question": view[1], "answer": view[2]},
                 )
             )
-    return _alternating(kept)
+    return _alternating(kept), dropped
 
 
 def _alternating(kept: list[View]) -> list[View]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from dataset_builder.corpus import Corpus
@@ -207,6 +208,7 @@ def _falsified(answer: str, grounded: Grounded, known: Corpus) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1 << 14)
 def _shape(name: str) -> str:
     return (
         re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", re.sub(r"\d+", "0", name)))[:2]

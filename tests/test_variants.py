@@ -40,7 +40,10 @@ KNOWN = views.corpus(CHUNKS)
 
 def made(total: int, absent: float = 0.0, recall: int = 0, by_model=None) -> variants.Rows:
     chosen = frozenset(one.pair.id for one in PAIRS[:recall])
-    return variants.rows(Split(PAIRS, (), chosen), KNOWN, total, absent, None, by_model)
+    wordings = variants.Wordings(PAIRS, KNOWN)
+    for one in PAIRS:
+        wordings.of(one, (by_model or {}).get(one.pair.id, ()))
+    return variants.rows(Split(PAIRS, (), chosen), KNOWN, total, absent, None, wordings)
 
 
 def test_there_is_something_to_vary():
