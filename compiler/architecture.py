@@ -11,15 +11,9 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-from compiler.families import FAMILIES, Family
+from compiler.config_json import UnsupportedArchitecture, boolean, factor, flag, head_dim_of, refuse, size_of, window_of
+from compiler.families import FAMILIES
 from compiler.quick import dataclass
-
-MAX_SIZE = 2**24
-"""No dimension of a real model comes near it; it keeps a typing mistake from becoming a plan."""
-
-
-class UnsupportedArchitecture(ValueError):
-    """The configuration describes a model that cannot be planned; the message says why and what would work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +67,6 @@ class Parameters:
         return self.embedding + self.head + self.positions + self.linear + self.bias + self.norm
 
 
-_BIAS_DEFAULTS = {"use_bias": True, "attention_bias": False, "mlp_bias": False}
-_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
-
-
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """A dense decoder. All sizes are numbers of elements; `linears` describes one layer, the layers are alike."""
@@ -107,6 +97,8 @@ class Architecture:
     output_bias: bool = False
     mlp_bias: bool = False
     gated_mlp: bool = True
+    activation: str = "silu"
+    """`relu`, or anything else for an activation that Axolotl's LoRA kernels know (SiLU and GELU)."""
     fused_qkv: bool = False
     fused_gate_up: bool = False
     learned_positions: int = 0
@@ -192,16 +184,16 @@ class Architecture:
 def from_config(config: Mapping[str, Any]) -> Architecture:
     """Read a Hugging Face `config.json`. Raises UnsupportedArchitecture for anything but a dense decoder."""
     model_type = config.get("model_type")
-    _refuse(config, model_type)
+    refuse(config, model_type)
     family = FAMILIES[model_type]
     alias = dict(family.keys)
 
     def size(name: str, default: int | None = None) -> int:
-        return _size(config, alias.get(name, name), default)
+        return size_of(config, alias.get(name, name), default)
 
     hidden, heads, layers = size("hidden_size"), size("num_attention_heads"), size("num_hidden_layers")
     if model_type == "gpt_bigcode":
-        kv_heads = 1 if config.get("multi_query", True) else heads
+        kv_heads = 1 if boolean(config, "multi_query", True) else heads
     else:
         kv_heads = size("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -213,8 +205,8 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
             f"hidden_size ({hidden}) is no multiple of num_attention_heads ({heads}); transformers refuses to load it"
         )
     positions = size("max_position_embeddings")
-    window, windowed = _window(config, family, layers)
-    bias = {name: _flag(config, getattr(family, name)) for name in ("attention_bias", "output_bias", "mlp_bias")}
+    window, windowed = window_of(config, family, layers)
+    bias = {name: flag(config, getattr(family, name)) for name in ("attention_bias", "output_bias", "mlp_bias")}
     found = Architecture(
         model_type=model_type,
         vocab_size=size("vocab_size"),
@@ -223,19 +215,20 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=_head_dim(config, family, hidden // heads),
-        tie_word_embeddings=_boolean(config, "tie_word_embeddings", family.tied),
+        head_dim=head_dim_of(config, family, hidden // heads),
+        tie_word_embeddings=boolean(config, "tie_word_embeddings", family.tied),
         max_position_embeddings=positions,
         sliding_window=window,
         windowed_layers=windowed,
-        attn_logit_softcapping=config.get("attn_logit_softcapping", family.attention_softcap),
-        final_logit_softcapping=config.get("final_logit_softcapping", family.final_softcap),
-        logits_scaling=config.get("logits_scaling", 1.0) if model_type == "granite" else None,
+        attn_logit_softcapping=factor(config, "attn_logit_softcapping", family.attention_softcap),
+        final_logit_softcapping=factor(config, "final_logit_softcapping", family.final_softcap),
+        logits_scaling=factor(config, "logits_scaling", 1.0) if model_type == "granite" else None,
         qk_norm=family.qk_norm != "none",
         qk_norm_per_head=family.qk_norm != "full",
         norms_per_layer=family.norms_per_layer,
         norm=family.norm,
         gated_mlp=family.gated_mlp,
+        activation="relu" if "relu" in (config.get("hidden_act"), config.get("hidden_activation")) else "silu",
         fused_qkv=family.fused_qkv,
         fused_gate_up=family.fused_gate_up,
         learned_positions=positions if family.learned_positions else 0,
@@ -278,79 +271,10 @@ def config_dict(architecture: Architecture) -> dict[str, Any]:
         key = getattr(family, name)
         if isinstance(key, str):
             config[key] = getattr(architecture, name)
+    if architecture.activation == "relu":
+        config["hidden_act"] = "relu"
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling"):
         if getattr(architecture, name) is not None:
             config[name] = getattr(architecture, name)
     # classes fill in token ids of their own vocabulary, which a smaller vocabulary does not have
     return config | {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-
-
-def _refuse(config: Mapping[str, Any], model_type: Any) -> None:
-    if not isinstance(model_type, str):
-        raise UnsupportedArchitecture("config.json names no `model_type`; take the one that lies beside the weights")
-    if any(config.get(key) for key in _EXPERT_KEYS):
-        raise UnsupportedArchitecture(f"{model_type} is a mixture of experts; only dense decoders are planned so far")
-    if "text_config" in config or "vision_config" in config:
-        raise UnsupportedArchitecture(
-            f"{model_type} wraps a text model with other modalities; take a text-only model "
-            "(for Gemma 3: google/gemma-3-1b-it)"
-        )
-    if model_type not in FAMILIES:
-        raise UnsupportedArchitecture(f"model_type {model_type!r} is not modelled; these are: {', '.join(FAMILIES)}")
-    if config.get("quantization_config"):
-        raise UnsupportedArchitecture(
-            "these weights are already quantised; name the unquantised model, "
-            "it is quantised while loading (training.method: qlora-4bit)"
-        )
-    other = sorted(set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"})
-    if other:
-        raise UnsupportedArchitecture(
-            f"layers of type {', '.join(other)} are not modelled; full and sliding attention are"
-        )
-
-
-def _window(config: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, int]:
-    """(window, number of windowed layers), (None, 0) when no layer has one."""
-    window = config.get("sliding_window", family.window)
-    if window is None or (family.window_needs_flag and not config.get("use_sliding_window", False)):
-        return None, 0
-    window = _size({"sliding_window": window}, "sliding_window", None)
-    types = config.get("layer_types")
-    if types:
-        windowed = sum(kind == "sliding_attention" for kind in types)
-    elif family.window_needs_flag:
-        full = config.get("max_window_layers")  # as many from the first on attend to everything; 0 is a number
-        windowed = layers if full == 0 else max(0, layers - _size(config, "max_window_layers", layers))
-    else:
-        every = family.full_attention_every
-        windowed = layers - layers // every if every else layers
-    return (window, windowed) if windowed else (None, 0)
-
-
-def _head_dim(config: Mapping[str, Any], family: Family, even_share: int) -> int:
-    """An explicit null means hidden_size / heads; a missing key, the default of the class."""
-    if "head_dim" not in config and family.head_dim:
-        return family.head_dim
-    return _size(config, "head_dim", even_share)
-
-
-def _size(config: Mapping[str, Any], key: str, default: int | None) -> int:
-    value = config.get(key)
-    value = default if value is None else value
-    if value is None:
-        raise UnsupportedArchitecture(f"config.json has no `{key}`")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIZE:
-        raise UnsupportedArchitecture(f"config.json: `{key}` is {value!r}, not a whole number from 1 to {MAX_SIZE}")
-    return value
-
-
-def _flag(config: Mapping[str, Any], rule: bool | str) -> bool:
-    return _boolean(config, rule, _BIAS_DEFAULTS[rule]) if isinstance(rule, str) else rule
-
-
-def _boolean(config: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = config.get(key)
-    value = default if value is None else value
-    if not isinstance(value, bool):
-        raise UnsupportedArchitecture(f"config.json: `{key}` is {value!r}, not true or false")
-    return value

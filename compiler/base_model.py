@@ -40,6 +40,8 @@ def find_model(base_model: str) -> Model:
         if "config.json" not in files:
             raise WorldProblem(f"the folder `{base_model}` holds no config.json", "name the folder of a model")
         source = f"config.json in {base_model}"
+    elif address := re.fullmatch(r"https?://[^/]+/([\w.-]+/[\w.-]+)(/.*)?", base_model):
+        raise WorldProblem(f"`{base_model}` is an address, not a model's name", f"write `{address[1]}`")
     elif _looks_local(base_model):
         raise WorldProblem(f"there is no folder `{base_model}`", "name a folder that holds a config.json")
     elif not _HUB_ID.fullmatch(base_model) or ".." in base_model or base_model.startswith("embedded/"):
@@ -52,6 +54,7 @@ def find_model(base_model: str) -> Model:
         raise WorldProblem(f"`{base_model}` cannot be planned: {error}", _near(base_model) or SUPPORTED) from None
 
 
+BESIDE = "take the file that lies beside the weights"
 SUPPORTED = "`recipe explain models` lists models that can be"
 
 
@@ -170,12 +173,18 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         if not file.is_file():
             continue
         try:
-            text = file.read_bytes()[:MAX_CONFIG_BYTES].decode()
+            if file.stat().st_size > MAX_CONFIG_BYTES:
+                raise WorldProblem(f"`{file}` is larger than {MAX_CONFIG_BYTES >> 20} MiB", BESIDE)
+            text = file.read_bytes().decode()
             found[name] = json.loads(text) if name.endswith(".json") else text
-        except (ValueError, RecursionError):
-            raise WorldProblem(f"`{file}` is not JSON in UTF-8", "take the file that lies beside the weights") from None
+        except OSError as error:
+            raise WorldProblem(f"`{file}` cannot be read: {error.strerror}", BESIDE) from None
+        except (ValueError, RecursionError) as error:
+            why = "" if isinstance(error, RecursionError) else f": {error}"
+            kind = "JSON in UTF-8" if name.endswith(".json") else "UTF-8"
+            raise WorldProblem(f"`{file}` is not {kind}{why}", BESIDE) from None
         if name.endswith(".json") and not isinstance(found[name], dict):
-            raise WorldProblem(f"`{file}` holds no JSON object", "take the file that lies beside the weights")
+            raise WorldProblem(f"`{file}` holds no JSON object", BESIDE)
     return found
 
 

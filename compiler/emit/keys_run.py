@@ -60,7 +60,7 @@ def run(plan: Plan) -> Section:
     """Where results go, when to evaluate and save, when to stop, where to go on."""
     keys = [decided(plan, "output_dir", "output_dir"), *_evaluation(plan), *_saving(plan)]
     patience = plan.decision("early_stopping").value
-    if patience and evaluates(plan):
+    if patience:
         keys += [
             decided(plan, "early_stopping_patience", "early_stopping"),
             Key("load_best_model_at_end", True, "early stopping goes back to the best checkpoint (rule 38)"),
@@ -68,18 +68,13 @@ def run(plan: Plan) -> Section:
             Key("greater_is_better", False, "it is a loss"),
         ]
     else:
-        keys.append(Key("load_best_model_at_end", False, f"the last step is kept: {_why_last(plan)}"))
+        keys.append(Key("load_best_model_at_end", False, f"the last step is kept: {why(plan, 'early_stopping')}"))
     going_on = plan.decision("resume").value
     if isinstance(going_on, str):
         keys.append(decided(plan, "resume_from_checkpoint", "resume"))
     else:
         keys.append(decided(plan, "auto_resume_from_checkpoints", "resume", bool(going_on)))
     return Section("run control", tuple(keys))
-
-
-def _why_last(plan: Plan) -> str:
-    idle = plan.decision("early_stopping").value is not None
-    return "there are no held-out rows to compare by" if idle else why(plan, "early_stopping")
 
 
 def _evaluation(plan: Plan) -> list[Key]:

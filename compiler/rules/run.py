@@ -25,6 +25,9 @@ def pad_to_sequence_len(draft: Draft) -> Decision:
 
 def early_stopping(draft: Draft) -> Decision:
     asked = draft.asked("early_stopping")
+    if asked and draft.case.dataset.eval_path is None:
+        why = "asked for in the recipe, which has no dataset and so no held-out rows to watch"
+        return Decision("early_stopping", None, why, "early_stopping")
     if asked:
         return stated("early_stopping", asked, note="evaluations without a better loss")
     return Decision(
