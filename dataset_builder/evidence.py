@@ -188,17 +188,18 @@ def points_outside(text: str) -> bool:
     return bool(_POINTS_OUTSIDE.search(text) or _BARE_POINTER.match(text))
 
 
-def denial_problem(answer: str, quoted: str, question: str) -> str | None:
-    """Whether an answer says the contrary of its evidence: it denies where nothing there does, or says nearly all of
-    one sentence but its "not"."""
-    known = f"{quoted}\n{question}"
-    if _DENIES.search(answer) and not _DENIES.search(known):
-        said, told = set(words(answer)) - _DENYING, set(words(known))
-        if not _NEGATIVE.search(known) or (len(said) > 3 and len(said & told) >= 0.9 * len(said)):
-            return "answer denies what its quote does not"
+def denial_problem(answer: str, quoted: str, question: str, parent: str = "") -> str | None:
+    """Whether an answer says the contrary of its evidence: it denies where nothing there does, repeats a sentence with
+    one "not" more, or says nearly all of one sentence but its "not". `parent`: what was proven before."""
+    known = f"{quoted}\n{parent}\n{question}"
+    said, told = set(words(answer)) - _DENYING, set(words(known))
+    denials = [len(_DENIES.findall(text)) for text in (answer, quoted, parent)]
+    repeats = len(said) > 3 and len(said & told) >= 0.9 * len(said)
+    if denials[0] and (not _NEGATIVE.search(known) or (repeats and denials[0] > max(denials[1:]))):
+        return "answer denies what its quote does not"
     quote = quoted.strip()
     one_sentence = not re.search(r"[.!?;]\s", quote)
-    if one_sentence and _DENIES.search(quote) and not _NEGATIVE.search(f"{answer}\n{question}"):
+    if one_sentence and denials[1] and not _NEGATIVE.search(f"{answer}\n{question}"):
         told = set(words(quote)) - _DENYING
         if len(told & set(words(answer))) >= 0.8 * len(told):
             return "answer leaves out the denial of its quote"

@@ -226,7 +226,7 @@ def unproven(question: str, answer: str, chunk: Chunk, place: tuple[int, int] | 
     claimed = set(CLAIMS.findall(answer.casefold())) - set(CLAIMS.findall(f"{evidence}\n{question}".casefold()))
     if claimed:
         return "answer claims more than its quote: " + ", ".join(sorted(claimed))
-    if problem := denial_problem(answer, evidence, question):
+    if problem := denial_problem(project(answer)[0], quoted, question, parent):
         return problem
     figures = {word for word in exact_words(answer) - exact_words(question) if re.search(r"\d", word)}
     # `around` as it is written, too: an answer may keep a link, whose address `project` leaves out

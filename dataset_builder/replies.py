@@ -23,7 +23,7 @@ FENCE = re.compile(r"```[ \t]*(?:json[c5]?|javascript)?[ \t]*\n(.*?)(?:\n[ \t]*`
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|"
-    "(?<=[ -~])[\u200c\u200d]+(?=[ -~])"
+    "(?<=[ -~\u200b])[\u200c\u200d]+(?=[ -~\u200b])"
 )
 """Characters that no reader sees and no table should hold: controls, halves of a character, zero-width ones, marks that
 turn the writing round; joiners only between ASCII letters, where no script needs them."""
