@@ -1,14 +1,17 @@
 """Source `web` against a site on loopback: crawl, revalidation, robots.txt, sitemaps, llms.txt, and what is refused."""
 
+import contextlib
 import gzip
 import socket
+import threading
+import time
 
 import pytest
 from docs_server import serve
 
 from dataset_builder.materials import read_sources
 from dataset_builder.problems import BuildProblem
-from dataset_builder.sources.common import SourceReport
+from dataset_builder.sources.common import SourceReport, Unreadable
 from dataset_builder.sources.http import Client, Refused, public_address
 from dataset_builder.sources.robots import Robots
 from dataset_builder.sources.sitemap import parse_sitemap
@@ -215,6 +218,40 @@ def test_llms_txt_and_markdown_twins(tmp_path):
     assert whole[0].title == "All" and "Everything in one file." in whole[0].markdown
     assert "written by hand" in twin[0].markdown and twin[0].origin == site.url + "/docs/a.html"
     assert len(probes) == len(set(probes)) > 0  # a twin that is not there is not asked for again at once
+
+
+def test_a_server_that_drips_is_left(tmp_path, monkeypatch):
+    """It always sends something in time, and would keep the build for hours."""
+    monkeypatch.setattr("dataset_builder.sources.http.PAGE_SECONDS", 0.3)
+    monkeypatch.setattr("dataset_builder.sources.http.TRIES", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.closing(Client(tmp_path, {"127.0.0.1"})) as one:
+
+        def drip():
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 100\r\n\r\n")
+                for _ in range(100):
+                    peer.sendall(b"x")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(Unreadable, match="still sending"):
+            one.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join()
+
+
+def test_a_list_above_all_versions_gives_one_of_them(tmp_path):
+    text = "- [A](/en/v1.9/a.html)\n- [B](/en/v1.10/a.html)\n- [C](/en/stable/a.html)\n- [D](https://other.example/d)\n"
+    pages = {f"/en/{name}/a.html": page(f"Of {name}") for name in ("v1.9", "v1.10", "stable")}
+    with serve({**pages, "/llms.txt": (200, {"Content-Type": "text/plain"}, text)}) as site:
+        (stable,) = read(tmp_path / "1", site.url + "/llms.txt")
+        site.pages["/llms.txt"] = (200, {"Content-Type": "text/plain"}, text.replace("stable", "v1.2"))
+        (highest,) = read(tmp_path / "2", site.url + "/llms.txt")
+        with pytest.raises(BuildProblem, match=r"0 in scope .*another version"):
+            read(tmp_path / "3", site.url + "/llms.txt", version="v3")
+    assert (stable.title, highest.title) == ("Of stable", "Of v1.10")
 
 
 def test_canonical_urls_and_noindex(tmp_path):

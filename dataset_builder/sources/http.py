@@ -266,21 +266,22 @@ class Client:
 
 def _limited(reply) -> bytes:
     """The body, decompressed, up to the size and time limits."""
-    import requests
+    from urllib3.exceptions import HTTPError
 
     announced = reply.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_DOCUMENT_BYTES:
         raise Unreadable(f"{int(announced):,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read")
     parts, size, end = [], 0, time.monotonic() + PAGE_SECONDS
     try:
-        for part in reply.iter_content(65536):
+        # read1 gives what has come: a full piece of a server that sends a byte a second would take a day
+        while part := reply.raw.read1(65536, decode_content=True):
             size += len(part)
             if size > MAX_DOCUMENT_BYTES:
                 raise Unreadable(f"more than {MAX_DOCUMENT_BYTES:,} bytes")
             if time.monotonic() > end:
                 raise Unreachable(f"still sending after {PAGE_SECONDS} s")
             parts.append(part)
-    except requests.RequestException as error:
+    except (HTTPError, OSError) as error:
         raise Unreachable(_told(error)) from error
     return b"".join(parts)
 
@@ -316,12 +317,13 @@ def _cause(error: BaseException, kind: type) -> BaseException | None:
 def _told(error: Exception) -> str:
     """A network error in a few words."""
     import requests
+    from urllib3.exceptions import TimeoutError as ReadTimeout
 
     if _cause(error, socket.gaierror):
         return "its host name cannot be resolved"
     if isinstance(error, requests.exceptions.SSLError):
         return "its TLS certificate is not accepted"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout | ReadTimeout):
         return "no answer in time"
     if _cause(error, ConnectionRefusedError):
         return "connection refused"

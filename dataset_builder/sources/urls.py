@@ -1,7 +1,8 @@
 """Which URLs are one page, and which pages belong to a source."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from posixpath import normpath
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -9,6 +10,7 @@ _VERSION = re.compile(
     r"(?i)^(?:latest|stable|main|master|dev|devel|nightly|next|canary|current|v\d+(?:[._]\d+)*(?:[._]x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?"
     r"|\d+(?:\.\d+)+(?:\.x)?(?:[-.]?(?:rc|alpha|beta|a|b|dev)\.?\d*)?|\d+\.x)$"
 )
+_PREFERRED = ("stable", "latest", "current", "main", "master")
 _NO_DOCUMENT = re.compile(
     r"(?i)(?:/(?:genindex(?:-[\w.]+)?|search|py-modindex|modindex|genindex-all|404)(?:\.html?|/)?$|/_(?:modules|sources|static|images|downloads)/)"
     r"|\.(?:png|jpe?g|gif|svg|ico|webp|css|js|mjs|json|ya?ml|zip|gz|tgz|bz2|xz|whl|exe|msi|deb|rpm|dmg|iso|mp4|webm|mp3|woff2?|ttf|eot|"
@@ -82,6 +84,15 @@ class Scope:
             start,
         )
 
+    def of_one_version(self, pages: Iterable[str]) -> "Scope":
+        """This scope where any of the pages lies in it; else that of one version which some of them have: the stable
+        one, the latest, else the highest."""
+        versions = {version_of(urlsplit(page).path) for page in pages} - {None}
+        if self.version or not versions or any(self.refuses(page) is None for page in pages):
+            return self
+        scopes = [replace(self, version=version) for version in sorted(versions, key=_preference)]
+        return next((scope for scope in scopes if any(scope.refuses(page) is None for page in pages)), self)
+
     def same_site(self, url: str) -> bool:
         """Whether the URL is on the source's host; http and https of one host are one site."""
         return urlsplit(url).netloc == self.scheme_host[1]
@@ -109,6 +120,12 @@ class Scope:
         if (version := version_of(parts.path)) != self.version and not (version is None and self.include):
             return f"another version ({version or 'none'} instead of {self.version or 'none'})"
         return None
+
+
+def _preference(version: str) -> tuple[int, list[int], str]:
+    low = version.lower()
+    numbers = [-int(number) for number in re.findall(r"\d+", low)]
+    return _PREFERRED.index(low) if low in _PREFERRED else len(_PREFERRED), numbers or [1], low
 
 
 def _www(netloc: str) -> str:

@@ -1,6 +1,6 @@
 """Source `web`: a page, a crawl of limited depth, a sitemap, or a site's llms.txt."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,7 +34,7 @@ class WebSource(Strict):
     """Where pages are found: links; also the site's sitemap; also its llms.txt."""
     version: str | None = None
     """Version segment of the URLs, such as `latest` or `v2.1`; omitted: that of `url`, and unversioned pages only where
-    it has none."""
+    it has none (of a sitemap or llms.txt that lists none: `stable`, `latest`, else the highest)."""
     markdown_twins: bool = False
     """Try `<page>.md` before the page: some sites offer their Markdown so."""
     delay_s: float | None = Field(default=None, ge=0, le=60, strict=False)
@@ -72,7 +72,7 @@ def fetch(spec: WebSource, context: Context) -> Iterator[Document]:
             robots = Robots(client, spec.delay_s, private=spec.allow_private)
             crawl = _Crawl(deque([(start, 0)]), {start})
             scope = Scope.of(spec, start)
-            _discover(spec, start, client, robots, scope, crawl, context)
+            scope = _discover(spec, start, client, robots, scope, crawl, context)
         except Refused as error:
             raise BuildProblem(
                 f"dataset.sources: {spec.url}: {error}\n"
@@ -86,8 +86,9 @@ def fetch(spec: WebSource, context: Context) -> Iterator[Document]:
         context.report.counts["bytes"] += client.transferred_bytes
 
 
-def _discover(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl, context: Context) -> None:
-    """Fill the queue from a sitemap or llms.txt, where asked for or where the URL is one."""
+def _discover(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl, context: Context):
+    """Fill the queue from a sitemap or llms.txt, where asked for or where the URL is one. Returns the scope: a list
+    that is above all versions of the documentation names only versioned pages, of which one version is taken."""
     from dataset_builder.sources.sitemap import llms_pages, sitemap_pages
 
     path = urlsplit(start).path.lower()
@@ -104,14 +105,22 @@ def _discover(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl,
         pages = llms_pages(None, client, start)
     if not crawl.waiting and not pages:
         raise BuildProblem(f"dataset.sources: {spec.url} lists no page\n  fix: check the address in a browser")
+    if not crawl.waiting and spec.version is None:
+        scope = scope.of_one_version(pages)
+    refused: Counter[str] = Counter()
     for page in pages:
-        reason = scope.refuses(page)
-        if page in crawl.known or reason:
-            continue
-        crawl.known.add(page)
-        crawl.waiting.append((page, max(1, spec.depth)))
+        if reason := scope.refuses(page):
+            refused[reason] += 1
+        elif page not in crawl.known:
+            crawl.known.add(page)
+            crawl.waiting.append((page, max(1, spec.depth)))
     if pages:
-        context.report.say(f"{spec.url}: {len(pages)} pages listed, {len(crawl.waiting)} in scope")
+        why = "; ".join(f"{count} {reason}" for reason, count in refused.most_common(3))
+        listed = f"{spec.url}: {len(pages)} pages listed, {len(crawl.waiting)} in scope" + (f" ({why})" if why else "")
+        if not crawl.waiting:
+            raise BuildProblem(f"dataset.sources: {listed}\n  fix: set version or include, or name another address")
+        context.report.say(listed)
+    return scope
 
 
 def _pages(spec: WebSource, start: str, client, robots, scope, crawl: _Crawl, context: Context) -> Iterator[Document]:
