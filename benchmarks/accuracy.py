@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TRACES = ROOT / "tests" / "data" / "traces.jsonl"
 FSDP_TRACES = ROOT / "tests" / "data" / "fsdp_traces.jsonl"
 FSDP_ROWS = ROOT / "tests" / "data" / "fsdp_rows.jsonl"
+ZERO = ROOT / "benchmarks" / "accuracy_zero.md"
+"""Two real processes of DeepSpeed, which the tests run again."""
 PAGE = ROOT / "docs" / "accuracy.md"
 MIB = 2**20
 GROUPS = ("development", "drawn", "fresh", "hold-out")
@@ -236,8 +238,7 @@ and one for each row where a window's mask is counted once.
 - The outlier columns of LLM.int8 (about 0.1 %), and 4-bit kernels for fewer than 1,536 rows: weights are always
 dequantised.
 - Cut cross-entropy's own FP32 accumulators; its package is not among the traced ones.
-- ZeRO and offload: shards, buffers and host RAM are arithmetic from DeepSpeed's and torch's code, not held against a
-measurement.
+- ZeRO without checkpointing in stage 3 beyond what `zero.Init` makes of linears; FSDP's offload is arithmetic.
 - LoRA dropout and LayerNorm are traced as CUDA runs them (a mask of one byte an element; FP32 under autocast); the
 CPU differs.
 - Merging is arithmetic from Axolotl's code. Loading and evaluation are traced (`recipe verify` shows both; the forms
@@ -300,6 +301,7 @@ def page() -> str:
     traced, measured = sharded()
     parts.append(FSDP_INTRODUCTION + "\n" + table("FSDP2 traces", traced) + "\n")
     parts.append(FSDP1_INTRODUCTION + "\n" + table("FSDP1 rows, allocated", measured) + "\n")
+    parts.append(ZERO.read_text(encoding="utf-8"))
     return "\n".join([*parts, LIMITS])
 
 

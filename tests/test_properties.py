@@ -128,11 +128,13 @@ def test_memory_grows_with_work_and_shrinks_with_levers(setup, model):
     assert size(lora_r=setup.lora_r * 2) >= base
     assert size(optimizer="adamw_torch_fused") >= size(optimizer="adamw_8bit")
     # stage 0 is no yardstick: DeepSpeed keeps FP32 copies of the weights that plain BF16 training has not
-    shards = [
-        size(method="full", optimizer="adamw_torch_fused", devices=devices, zero_stage=stage)
-        for devices, stage in ((2, 2), (4, 2), (4, 3), (8, 3))
-    ]
-    assert shards == sorted(shards, reverse=True)
+    # nor is stage 2 one for stage 3, which holds its bucket and gathered weights through the loss too
+    for stage in (2, 3):
+        shards = [
+            size(method="full", optimizer="adamw_torch_fused", devices=devices, zero_stage=stage)
+            for devices in (2, 4, 8)
+        ]
+        assert shards == sorted(shards, reverse=True)
     if setup.method == "lora":
         assert size(method="qlora-4bit") <= base
         assert size(method="qlora-4bit") <= size(method="qlora-4bit", double_quant=False)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from compiler.memory.zero import REDUCE_BUCKET_ELEMENTS
+from compiler.memory.static import static_state
+from compiler.memory.zero import PERSISTENT_ROWS, bucket_elements, layer_elements, live_elements
 from compiler.values import Artefact, Plan
 
 NEVER = 2_000_000_000
@@ -58,21 +59,25 @@ def _fp16(enabled: bool) -> dict[str, Any]:
 
 
 def _zero(plan: Plan) -> dict[str, Any]:
-    setup, hidden = plan.setup, plan.case.model.architecture.hidden_size
+    setup, architecture = plan.setup, plan.case.model.architecture
+    hidden, bucket = architecture.hidden_size, bucket_elements(static_state(architecture, setup).trainable_parameters)
     pinned = plan.case.machine.backend != "cpu"  # pinned memory is for copies to a device
     zero: dict[str, Any] = {
         "stage": setup.zero_stage,
         "overlap_comm": True,
         "contiguous_gradients": True,
-        "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
+        "reduce_bucket_size": bucket,
     }
     if setup.zero_stage < 3:
-        zero["allgather_bucket_size"] = REDUCE_BUCKET_ELEMENTS
+        zero["allgather_bucket_size"] = bucket
         zero["reduce_scatter"] = True
     else:
         # the values transformers computes for `auto` (integrations/deepspeed.py), written out
         zero["stage3_prefetch_bucket_size"] = int(0.9 * hidden * hidden)
-        zero["stage3_param_persistence_threshold"] = 10 * hidden
+        zero["stage3_param_persistence_threshold"] = PERSISTENT_ROWS * hidden
+        # its defaults of 10^9 keep all weights of a model under 500 million parameters gathered
+        zero["stage3_max_live_parameters"] = live_elements(architecture)
+        zero["stage3_max_reuse_distance"] = layer_elements(architecture)
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     if setup.offload in ("optimizer", "params"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}

@@ -113,13 +113,11 @@ def _checkpointing(plan: Plan) -> list[Key]:
     kind = plan.setup.gradient_checkpointing
     keys = [Key("gradient_checkpointing", kind != "off", why(plan, "gradient_checkpointing") + " (rule 6)")]
     if kind != "off":
-        keys.append(
-            Key(
-                "gradient_checkpointing_kwargs",
-                {"use_reentrant": False},
-                "the maintained implementation; the other needs inputs with gradients",
-            )
-        )
+        frozen_shards = plan.setup.zero_stage == 3 and plan.setup.method != "full"
+        reason = "the maintained implementation; the other needs inputs with gradients"
+        if frozen_shards:
+            reason = "ZeRO-3 drops frozen weights while the other implementation still compares their shapes (it stops)"
+        keys.append(Key("gradient_checkpointing_kwargs", {"use_reentrant": frozen_shards}, reason))
     if kind == "offload":
         keys.append(Key("activation_offloading", "hidden_states",
                         "each layer's saved input waits in host RAM; `true` would keep activations instead of "

@@ -115,9 +115,11 @@ def gathered(
     architecture: Architecture, setup: Setup, rank: Shard, roots: float, layers: float, forward_done: bool = True
 ) -> tuple[Term, ...]:
     """What is gathered at a moment: `roots` times embeddings and head, `layers` times a layer (flat buffers count like
-    weights). Nothing without FSDP. `forward_done`: `shard_grad_op` has gathered all and dropped nothing."""
+    weights). The same at any moment under ZeRO-3; nothing without either. `forward_done`: `shard_grad_op` has gathered
+    all and dropped nothing."""
     if setup.fsdp == "none":
-        return ()
+        words = f"gathered weights: embeddings and head, and two layers; {rank.how}"
+        return (Term("gathered_weights", words, rank.gathered),) if rank.gathered else ()
     if setup.fsdp == "shard_grad_op" and forward_done:
         roots, layers = 1, layers + architecture.num_layers - 1
     words = f"gathered weights and the flat buffers of their gathers: embeddings and head x {roots:g}"

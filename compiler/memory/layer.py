@@ -11,7 +11,7 @@ from compiler.architecture import Architecture
 from compiler.memory import attention as kernels
 from compiler.memory.lora_kernels import fused_mlp, fused_projection
 from compiler.memory.operations import FP32, Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
-from compiler.memory.static import autocasts
+from compiler.memory.static import autocasts, cast_whole
 from compiler.memory.tape import ZERO, Grads, Moment, Size, Storage, Tape, Tensor, highest
 from compiler.quick import dataclass
 from compiler.values import Setup
@@ -43,6 +43,8 @@ class LayerKey:
     double_quant: bool
     ranks: int
     """FSDP over so many; 0: none."""
+    narrow: bool
+    """DeepSpeed: all is two bytes wide."""
 
     @property
     def full(self) -> bool:
@@ -78,7 +80,8 @@ def layer_cost(
     """The cost of one layer of this setup. Independent of micro-batch; of sequence length but for a window's mask.
     `windowed`: of a layer that attends to the window where the model has both kinds. `mask_width`: where it is not that
     of the stream."""
-    key, later = layer_key(architecture, setup, stream_width, cpu, mask_width), setup.gradient_accumulation > 1
+    key = layer_key(architecture, setup, stream_width, cpu, mask_width)
+    later = setup.gradient_accumulation > 1 or setup.zero_stage > 0  # DeepSpeed moves each gradient into its bucket
     return _cost(architecture, key if windowed or not key.masked else replace(key, masked=False), later)
 
 
@@ -100,7 +103,7 @@ def layer_key(
         kernels=setup.lora_kernels,
         attention=setup.attention,
         stream_width=stream_width,
-        weight_width=4 if setup.weights_dtype == "fp32" else 2,
+        weight_width=4 if setup.weights_dtype == "fp32" and not cast_whole(setup) else 2,
         masked=setup.attention == "sdpa" and window is not None and setup.sequence_len > window,
         mask_width=mask_width or stream_width,
         single=setup.micro_batch == 1 and one_row_matters(architecture, setup),
@@ -108,6 +111,7 @@ def layer_key(
         fp16=setup.weights_dtype == "fp16",
         double_quant=setup.double_quant,
         ranks=0 if setup.fsdp == "none" else setup.devices,
+        narrow=cast_whole(setup),
     )
 
 
@@ -245,6 +249,7 @@ def _adapter(a: Architecture, key: LayerKey, name: str) -> Adapter:
         key.double_quant,
         key.ranks,
         key.fp16,
+        key.narrow,
     )
 
 

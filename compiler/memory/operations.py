@@ -31,6 +31,8 @@ class Adapter:
     """FSDP over so many: no autocast, the factors' two-byte weights are gathered when they are needed. 0: none."""
     fp16: bool = False
     """The two-byte numbers are FP16, in which the 8-bit kernels work: no copies in and out."""
+    narrow: bool = False
+    """DeepSpeed: the factors are two bytes wide, like all else, and nothing is cast."""
 
 
 def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
@@ -154,7 +156,7 @@ def linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter, bias: bool = Fa
         base = _clone(tape, base)
     elements, rank = x.elements, kind.rank
     # PEFT casts the input to the factors' dtype; with 4-bit weights only where autocast does not
-    wide = kind.quant == "none" or not tape.autocast or kind.ranks > 0
+    wide = not kind.narrow and (kind.quant == "none" or not tape.autocast or kind.ranks > 0)
     source = cast(tape, x, FP32) if wide else x
     dropped = _dropout(tape, source, kind) if kind.dropout else source
     taken = narrow(tape, dropped)
@@ -189,14 +191,14 @@ def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Ad
     size, autocast = inputs * outputs, tape.autocast
     if kind.ranks:
         return _sharded_matmul(tape, x, inputs, outputs, kind)
-    width = HALF if autocast else FP32
+    width = HALF if autocast or kind.narrow else FP32
     saved = [x.storage]
     if autocast:
         saved.append(tape.bytes_(const=HALF * size))
 
     def backward(grad: list[Storage]) -> Grads:
         first = tape.bytes_(const=HALF * size) if autocast else None
-        wide = tape.bytes_(const=FP32 * size)
+        wide = tape.bytes_(const=(HALF if kind.narrow else FP32) * size)
         del first
         tape.keep(wide)
         return (tape.bytes_(width * inputs),)

@@ -28,17 +28,22 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     resident = line("", base_terms(setup, static, rank))
     base = line("", _model_terms(architecture, setup, static.stream_bytes, layer), resident)
     gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
+    running = gradients._replace(const=rank.carried) if setup.zero_stage else gradients
     stack = _stack(architecture, setup, layer, cpu)
     head = loss_cost(architecture, setup, layer.stream_width, static.embedding_bytes)
-    made = _made(setup, static, rank, layer, head)
-    upon = [line("", terms, base) for terms in beside_layers(architecture, setup, rank)]
-    held = line("", (*gathered(architecture, setup, rank, 1, 1), *_carried(setup, gradients)), base)
+    made = _made(architecture, setup, static, rank, layer, head)
+    reduced = (Term("zero_buffers", f"reduce buckets{_suffix(rank)}", rank.reduction),) if rank.reduction else ()
+    upon = [line("", (*terms, *reduced), base) for terms in beside_layers(architecture, setup, rank)]
+    held = line("", (*gathered(architecture, setup, rank, 1, 1), *_carried(setup, running)), base)
     lines = [
         *_loss_lines(architecture, setup, held, stack, head),
-        *_layer_lines(architecture, setup, upon, gradients, stack, made),
+        *_layer_lines(architecture, setup, upon, running, stack, made),
         *_gather_lines(architecture, setup, base, rank, gradients, stack, head, made),
     ]
-    if setup.method == "full" or setup.train_embeddings:
+    if setup.zero_stage:
+        words = f"gradients, the buckets that reduce them, and what is gathered, at the end of backward{_suffix(rank)}"
+        lines.append(line("backward", (Term("zero_buffers", words, rank.tail),), base))
+    elif setup.method == "full" or setup.train_embeddings:
         tail = root_tail(architecture, setup, rank, gradients)
         tail = tail or (gradients, _embedding_tail(architecture, setup, static))
         lines.append(line("backward", tail, base))
@@ -57,8 +62,12 @@ class Made:
     layer: float
 
 
-def _made(setup: Setup, static: Static, rank: Shard, layer: LayerCost, head: LossCost) -> Made:
+def _made(
+    architecture: Architecture, setup: Setup, static: Static, rank: Shard, layer: LayerCost, head: LossCost
+) -> Made:
     """FSDP: the head's stays whole until the end; a layer's are reduced with the layer (adapters' on the tape)."""
+    if setup.zero_stage:  # all go into buckets, but for a tied head's, which waits for the embedding's
+        return Made(head.gradients if architecture.tie_word_embeddings else 0.0, 0.0)
     share = rank.gradients / static.gradients if static.gradients else 0.0
     if setup.fsdp == "none":
         return Made(share * head.gradients, share * layer.gradients)
@@ -266,7 +275,7 @@ result is what the first layer reads."""
 
 
 def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
-    suffix = f"; {rank.how}" if rank.how else ""
+    suffix = _suffix(rank)
     return tuple(
         term
         for term in (
@@ -289,8 +298,12 @@ def base_terms(setup: Setup, static: Static, rank: Shard) -> tuple[Term, ...]:
     )
 
 
+def _suffix(rank: Shard) -> str:
+    return f"; {rank.how}" if rank.how else ""
+
+
 def _gradient_words(static: Static, rank: Shard) -> str:
-    return f"{static.trainable_parameters:,} trainable parameters" + (f"; {rank.how}" if rank.how else "")
+    return f"{static.trainable_parameters:,} trainable parameters{_suffix(rank)}"
 
 
 def _kept(setup: Setup, architecture: Architecture, stack: Stack) -> tuple[Term, ...]:

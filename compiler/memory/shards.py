@@ -19,6 +19,14 @@ class Shard:
     step_copies: float
     buffers: float = 0.0
     """ZeRO's flat buffers, there through the whole step."""
+    reduction: float = 0.0
+    """ZeRO: buffers that are there while a backward runs."""
+    tail: float = 0.0
+    """ZeRO: the most that lies beside weights and states when a backward ends."""
+    carried: float = 0.0
+    """ZeRO: gradients of earlier micro-steps, and the buffers that are kept for them."""
+    gathered: float = 0.0
+    """ZeRO-3: weights gathered at a time."""
     layer: float = 0.0
     """FSDP: one layer's weights, gathered."""
     root: float = 0.0

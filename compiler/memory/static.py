@@ -94,6 +94,8 @@ class Kept(NamedTuple):
     lora_r: int | None
     lora_targets: str | tuple[str, ...] | None
     fsdp: str
+    cast: bool
+    """DeepSpeed casts every parameter to 16 bits."""
 
 
 def optimizer_of(setup: Setup | Kept) -> Optimizer:
@@ -104,8 +106,15 @@ def optimizer_of(setup: Setup | Kept) -> Optimizer:
 
 
 def autocasts(setup: Setup) -> bool:
-    """Whether the step runs under 16-bit autocast: not where `precision` is fp32 or tf32."""
-    return setup.precision in ("bf16", "fp16")
+    """Whether the step runs under 16-bit autocast: not where `precision` is fp32 or tf32, nor under DeepSpeed, whose
+    engine casts the whole module instead (accelerate 1.13 `_prepare_deepspeed` wraps no forward)."""
+    return setup.zero_stage == 0 and setup.precision in ("bf16", "fp16")
+
+
+def cast_whole(setup: Setup) -> bool:
+    """Whether every parameter, adapters included, is 16 bits wide: DeepSpeed 0.18.9 `_configure_distributed_model`
+    calls `module.bfloat16()` or `module.half()`."""
+    return setup.zero_stage > 0 and setup.precision in ("bf16", "fp16")
 
 
 def static_state(architecture: Architecture, setup: Setup) -> Static:
@@ -123,6 +132,7 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
             setup.lora_r,
             setup.lora_targets,
             setup.fsdp,
+            cast_whole(setup),
         ),
     )
 
@@ -130,8 +140,9 @@ def static_state(architecture: Architecture, setup: Setup) -> Static:
 @lru_cache(maxsize=1024)
 def _static_state(architecture: Architecture, setup: Kept) -> Static:
     counts, full = architecture.parameters, setup.method == "full"
-    loaded = DTYPE_BYTES[setup.weights_dtype]
-    sharded = setup.fsdp != "none"  # Axolotl then casts nothing: a group has one dtype
+    loaded = 2 if setup.cast else DTYPE_BYTES[setup.weights_dtype]
+    # under FSDP Axolotl casts nothing, for a group has one dtype; what it casts DeepSpeed casts back
+    sharded = setup.fsdp != "none" or setup.cast
     upcast = full and setup.attention in ("eager", "sdpa") and setup.cross_entropy != "cut" and not sharded
     embedding_bytes = 4 if upcast else loaded
     quantised = setup.method in ("lora-8bit", "qlora-4bit")
@@ -154,7 +165,7 @@ def _static_state(architecture: Architecture, setup: Kept) -> Static:
         trainable, adapters, gradients = counts.total, 0, weights - architecture.learned_positions**2
     else:
         trainable = architecture.lora_parameters(setup.lora_r or 0, setup.lora_targets)
-        adapters = gradients = 4 * trainable
+        adapters = gradients = (2 if setup.cast else 4) * trainable
     # PEFT trains a copy in the dtype of what it copies: it widens adapters only (peft 0.20 `cast_adapter_dtype`)
     extra = table if setup.train_embeddings and not full else 0
     adapters, gradients, trainable = adapters + loaded * extra, gradients + loaded * extra, trainable + extra
