@@ -16,6 +16,7 @@ from compiler.cells import Batch, Cell, Peaks, cells_of
 from compiler.domain import Domain
 from compiler.memory import host_bytes, margin_bytes, peak_bytes, resident_bytes, verdict_of
 from compiler.quick import dataclass
+from compiler.rules import evaluation
 from compiler.rules.draft import Draft
 from compiler.space import DOMAINS
 from compiler.speed import predict_speed, tokens_per_second
@@ -87,8 +88,14 @@ class Search:
     def peak_bytes(self, setup: Setup) -> int:
         """The predicted peak of any setup. Raises ValueError where it is not known."""
         if setup not in self.peaks:
-            self.peaks[setup] = peak_bytes(self.case.model.architecture, setup, self.case.machine)
+            peak = peak_bytes(self.case.model.architecture, setup, self.case.machine)
+            self.peaks[setup] = max(peak, evaluation.least_bytes(self.case, setup)) if self.evaluates else peak
         return self.peaks[setup]
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether a setup must have room for evaluation, because the recipe asks for it."""
+        return evaluation.asked_for(self.draft)
 
     def host_bytes(self, setup: Setup) -> int:
         return host_bytes(self.case.model.architecture, setup, self.case.machine)
@@ -208,9 +215,12 @@ def search(draft: Draft) -> Search:
     domains = {rule.__name__: rule(draft) for rule in DOMAINS}
     cells, broken = cells_of(draft, domains)
     cannot = broken or next((one.broken for one in domains.values() if one.broken), None)
-    peaks, points = Peaks(draft.case.model.architecture, machine), []
+    peaks, points, evaluates = Peaks(draft.case.model.architecture, machine), [], evaluation.asked_for(draft)
     for cell in cells:
         resident, sizes = peaks.of(cell)
+        if evaluates:  # which does not depend on the micro-batch
+            least = evaluation.least_bytes(draft.case, cell.setup(cell.batches[0]))
+            sizes = [max(size, least) for size in sizes]
         for batch, peak in zip(cell.batches, sizes, strict=True):
             needed = peak + margin_bytes(peak, resident, machine)
             points.append(Point(peak, needed, (*cell.order, batch[0]), cell, batch))

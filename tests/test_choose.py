@@ -369,6 +369,19 @@ def test_why_not_says_what_keeps_a_value_out_that_has_room(field, value, said):
     assert said in why_not(case(), field, value)
 
 
+@pytest.mark.parametrize("pinned", [{"early_stopping": 3}, {"eval_every": 50}])
+def test_a_setup_has_room_for_the_evaluation_that_the_recipe_asks_for(pinned):
+    """Evaluation holds whole logits of Gemma 2: 16-bit LoRA trains in 8 GiB and cannot evaluate there."""
+    known, speeds = measured(t512=10_000), []
+    for gib in (6, 7, 8, 9):
+        target = {"gpu": "rtx-4090", "vram_budget": f"{gib} GiB"}
+        found = plan(case(GEMMA, target, dataset=known, gradient_checkpointing="on", **pinned))
+        assert found.fits, gib
+        assert dict(found.memory.phases)["eval"] <= found.memory.total_bytes <= gib * GIB
+        speeds.append(found.speed.tokens_per_second)
+    assert speeds == sorted(speeds)
+
+
 @pytest.mark.parametrize("offload", ["optimizer", "params"])
 def test_an_offload_asked_for_brings_the_stage_that_it_needs(offload):
     found = plan(case(GEMMA, {"gpu": "rtx-4090", "host_ram": "64 GiB"}, offload=offload))

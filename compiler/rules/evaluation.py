@@ -14,7 +14,7 @@ from compiler.rules.draft import Draft, stated
 from compiler.rules.schedule import steps_per_epoch, total_steps
 from compiler.space import LENGTH_UNIT
 from compiler.units import format_size
-from compiler.values import Decision
+from compiler.values import Case, Decision, Setup
 
 
 def eval_sequence_len(draft: Draft) -> Decision:
@@ -27,10 +27,29 @@ def eval_sequence_len(draft: Draft) -> Decision:
     basis = "measured" if dataset.measured else "assumed: no dataset is built yet"
     rows = f"the longest held-out row has {dataset.eval_max_tokens:,} tokens ({basis})"
     fits = _longest_that_fits(draft, longest)
-    if fits == longest or fits < min(longest, _round_up(math.ceil(dataset.mean_tokens))):
+    if fits == longest or fits < _least_length(draft.case, draft.setup):
         return Decision("eval_sequence_len", longest, rows, "eval_sequence_len")
     why = f"{rows}; one of {fits:,} is what fits with whole logits. Longer ones are left to `recipe eval`"
     return Decision("eval_sequence_len", fits, why, "eval_sequence_len")
+
+
+def asked_for(draft: Draft) -> bool:
+    """Whether the recipe wants evaluation during the run: the setup must then have room for it."""
+    wanted = draft.asked("eval_every") not in (None, "never") or draft.asked("early_stopping")
+    return bool(wanted) and draft.case.dataset.eval_path is not None
+
+
+def least_bytes(case: Case, setup: Setup) -> int:
+    """What evaluation takes at the least: one row of average length, a whole sequence where rows are packed."""
+    return eval_bytes(case.model.architecture, setup, case.machine, 1, _least_length(case, setup))
+
+
+def _least_length(case: Case, setup: Setup) -> int:
+    if setup.sample_packing:
+        return setup.sequence_len
+    dataset = case.dataset
+    average = _round_up(math.ceil(dataset.mean_tokens))
+    return min(setup.sequence_len, _round_up(dataset.eval_max_tokens), average)
 
 
 def _round_up(length: int) -> int:
