@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
+from math import ceil
 
 from dataset_builder import answer_first, coverage, judge, money, pairs
-from dataset_builder.ask import LIKELY, PATH_NOTE, view_names
+from dataset_builder.ask import LEAST_KEPT, PATH_NOTE, TURNS, view_names
 from dataset_builder.build import Place, chunks_of, read
 from dataset_builder.engine import Engine
 from dataset_builder.ledger import Request
@@ -15,11 +16,13 @@ from dataset_builder.models import Models
 from dataset_builder.probe import probe
 from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Report
-from dataset_builder.rows import Chunk, Grounded, digest
+from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.spec import Dataset
 
 CALLS = 12
 """Real calls of the sample, the probe's apart."""
+LEAST_YIELD = 0.25
+"""Pairs a chunk, as the build reckons at the least."""
 
 
 def estimate_lines(dataset: Dataset, place: Place, report: Report, process: CallsProcess | None = None) -> list[str]:
@@ -31,12 +34,12 @@ def estimate_lines(dataset: Dataset, place: Place, report: Report, process: Call
         engine = models.generator
         capable = probe(dataset.generator, engine)
         if capable.path == "answer-first":
-            sample, planned = _questions(dataset, chunks, place)
+            (sample, planned), failed = _questions(dataset, chunks, place), ""
         else:
-            sample, planned = _pairs(dataset, chunks, engine, capable.path)
+            sample, planned, failed = _pairs(dataset, chunks, place, engine, capable.path)
         estimates = money.estimate(engine, sample, planned)
         estimates += _judge(dataset, chunks, models, place)
-    return [PATH_NOTE.format(why=capable.why), *money.sentences(estimates)]
+    return [PATH_NOTE.format(why=capable.why + failed), *money.sentences(estimates)]
 
 
 def _judge(dataset: Dataset, chunks: Sequence[Chunk], models: Models, place: Place) -> list[money.StageEstimate]:
@@ -58,23 +61,32 @@ def _questions(dataset: Dataset, chunks: Sequence[Chunk], place: Place) -> tuple
 
 
 def _pairs(
-    dataset: Dataset, chunks: Sequence[Chunk], engine: Engine, path: str
-) -> tuple[list[Request], dict[str, int]]:
+    dataset: Dataset, chunks: Sequence[Chunk], place: Place, engine: Engine, path: str
+) -> tuple[list[Request], dict[str, int], str]:
+    """The sample, the calls of each stage and what there is to say of the way: as many chunks as it takes at the yield
+    of the first ones; a model that fails on them will only word questions."""
     first = heapq.nsmallest(CALLS - 4, chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
     plans = [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in first]
     sample = [pairs.pairs_request(plan, dataset.generator, path) for plan in plans]
-    planned = {"pairs": min(len(chunks) * 2, int(dataset.pairs.unique / LIKELY)), "variants": dataset.pairs.unique}
-    for one in islice(_first_pairs(engine, sample), 4):
-        sample.append(pairs.views_request(one, view_names(one, dataset.pairs), dataset.generator, path))
-    if len(sample) == len(plans) or dataset.pairs.total == dataset.pairs.unique:
-        planned.pop("variants")
-    return sample, planned
+    tried = [one for made in _verified(engine, sample) for one in made]
+    good = [one for one in tried if isinstance(one, Grounded)]
+    if len(good) < LEAST_KEPT * len(tried):
+        failed = f", but on these documents {len(good)} of {len(tried)} pairs passed their checks"
+        return *_questions(dataset, chunks, place), failed
+    calls = ceil(dataset.pairs.unique / max(LEAST_YIELD, len(good) / len(first)))
+    planned = {"pairs": min(len(chunks) * TURNS, calls)}
+    if good and dataset.pairs.rows > dataset.pairs.unique:
+        planned["variants"] = dataset.pairs.unique
+        sample += [
+            pairs.views_request(one, view_names(one, dataset.pairs), dataset.generator, path) for one in good[:4]
+        ]
+    return sample, planned, ""
 
 
-def _first_pairs(engine: Engine, sample: list[Request]) -> Iterator[Grounded]:
-    """Verified pairs out of the sample's own answers."""
+def _verified(engine: Engine, sample: list[Request]) -> list[list[Grounded | Dropped]]:
+    """What the checks say of each candidate in the sample's own answers, in the sample's order."""
+    found: dict[int, list[Grounded | Dropped]] = {}
     for outcome in engine.run(sample, pairs.parse_pairs, total=len(sample)):
-        for candidate in outcome.value or ():
-            checked = pairs.verify(candidate, outcome.request.about.chunk)
-            if isinstance(checked, Grounded):
-                yield checked
+        chunk = outcome.request.about.chunk
+        found[id(outcome.request.about)] = [pairs.verify(candidate, chunk) for candidate in outcome.value or ()]
+    return [found[id(request.about)] for request in sample]

@@ -98,6 +98,17 @@ def test_a_second_run_transfers_only_what_changed(tmp_path):
     assert "New words" in changed[1].markdown and changed[0] == first[0] and changed[2] == first[2]
 
 
+def test_a_page_behind_a_redirect_is_revalidated_where_it_lies(tmp_path):
+    moved = (301, {"Location": "/new.html"}, "")
+    with serve({"/old.html": moved, "/new.html": page("New"), "/other.html": page("Other")}) as site:
+        first = read(tmp_path, site.url + "/old.html")
+        site.log.clear()
+        assert read(tmp_path, site.url + "/old.html")[0].markdown == first[0].markdown
+        assert ("/new.html", 304) in site.statuses()
+        site.pages["/old.html"] = (301, {"Location": "/other.html"}, "")
+        assert read(tmp_path, site.url + "/old.html")[0].title == "Other"
+
+
 def test_last_modified_is_revalidated_too(tmp_path):
     answer = (200, {"ETag": "", "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"}, page("Old"))
     with serve({"/": answer}) as site:

@@ -130,13 +130,9 @@ class Client:
         return self._stored(url)
 
     def _ask(self, url: str, stored: Response | None, accept: str) -> Response:
-        headers = {"Accept": accept}
-        if stored is not None and stored.status == 200:
-            headers |= {"If-None-Match": stored.etag} if stored.etag else {}
-            headers |= {"If-Modified-Since": stored.last_modified} if stored.last_modified else {}
         for attempt in range(TRIES):
             try:
-                response = self._follow(url, headers, stored)
+                response = self._follow(url, accept, stored)
             except Unreachable:
                 if attempt == TRIES - 1:
                     raise
@@ -147,14 +143,19 @@ class Client:
             self.sleep(min(MAX_WAIT_SECONDS, response[1] if response[1] is not None else 0.5 * 2**attempt))
         raise AssertionError("the last try returns or raises")
 
-    def _follow(self, url: str, headers: dict[str, str], stored: Response | None) -> tuple[Response, float | None]:
-        """One GET with its redirects; the second value is Retry-After in seconds."""
+    def _follow(self, url: str, accept: str, stored: Response | None) -> tuple[Response, float | None]:
+        """One GET with its redirects; the second value is Retry-After in seconds. The stored answer's ETag and date are
+        told to the address that gave it, which may lie behind a redirect."""
         import requests
 
         here = url
         for _ in range(MAX_REDIRECTS + 1):
             self._judge(here)
             self._wait(urlsplit(here).netloc)
+            headers = {"Accept": accept}
+            if stored is not None and stored.status == 200 and stored.url == here:
+                headers |= {"If-None-Match": stored.etag} if stored.etag else {}
+                headers |= {"If-Modified-Since": stored.last_modified} if stored.last_modified else {}
             try:
                 reply = self._session.get(
                     here, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, READ_SECONDS)
@@ -165,7 +166,6 @@ class Client:
             with reply:
                 if reply.is_redirect:
                     here = urljoin(here, reply.headers["location"])
-                    headers = {"Accept": headers["Accept"]} if here != url else headers
                     continue
                 return self._read(reply, here, stored), _retry_after(reply.headers.get("retry-after"))
         raise Unreadable(f"more than {MAX_REDIRECTS} redirects")
