@@ -266,7 +266,10 @@ def config_dict(architecture: Architecture) -> dict[str, Any]:
     config["sliding_window"] = architecture.sliding_window
     if family.window_needs_flag and architecture.sliding_window:
         config["use_sliding_window"] = True
-        config["max_window_layers"] = architecture.num_layers - architecture.windowed_layers
+        if family.window_every:
+            config["no_rope_layer_interval"] = architecture.num_layers // architecture.windowed_layers
+        else:
+            config["max_window_layers"] = architecture.num_layers - architecture.windowed_layers
     for name in ("attention_bias", "mlp_bias"):
         key = getattr(family, name)
         if isinstance(key, str):

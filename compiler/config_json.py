@@ -68,6 +68,10 @@ def _activation(config: Mapping[str, Any]) -> str:
     return ""
 
 
+WINDOWS_FROM = 28
+"""`max_window_layers` of transformers' Qwen classes where the config leaves it out."""
+
+
 def window_of(config: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, int]:
     """(window, number of windowed layers), (None, 0) when no layer has one."""
     window = config.get("sliding_window", family.window)
@@ -79,9 +83,13 @@ def window_of(config: Mapping[str, Any], family: Family, layers: int) -> tuple[i
         raise UnsupportedArchitecture(f"config.json: `layer_types` has {len(types)} entries for {layers} layers")
     if types:
         windowed = sum(kind == "sliding_attention" for kind in types)
+    elif family.window_every:
+        turns = config.get("no_rope_layers")
+        every = size_of(config, "no_rope_layer_interval", family.window_every)
+        windowed = sum(not one for one in turns) if isinstance(turns, list) else layers // every
     elif family.window_needs_flag:
         full = config.get("max_window_layers")  # as many from the first on attend to everything; 0 is a number
-        windowed = layers if full == 0 else max(0, layers - size_of(config, "max_window_layers", layers))
+        windowed = layers if full == 0 else max(0, layers - size_of(config, "max_window_layers", WINDOWS_FROM))
     else:
         every = family.full_attention_every
         windowed = layers - layers // every if every else layers

@@ -34,6 +34,8 @@ class Family:
     """`sliding_window` counts only when `use_sliding_window` is true (Qwen)."""
     full_attention_every: int | None = None
     """Every n-th layer attends to everything, the others to the window; None: all layers alike."""
+    window_every: int | None = None
+    """Every n-th layer, which has no positions, attends to the window, the others to everything (SmolLM3)."""
     head_dim: int | None = None
     """`head_dim` where the config leaves it out; None: hidden_size / heads."""
     attention_softcap: float | None = None
@@ -160,6 +162,7 @@ FAMILIES: Mapping[str, Family] = {
         mlp_bias="mlp_bias",
         tied=True,
         window_needs_flag=True,
+        window_every=4,
     ),
 }
 

@@ -28,6 +28,10 @@ VARIANTS = [
     {"model_type": "starcoder2", **BASE, "use_bias": False},
     {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 4},
     {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 0},
+    {"model_type": "qwen3", **BASE, "num_hidden_layers": 30, "use_sliding_window": True, "sliding_window": 32},
+    {"model_type": "smollm3", **BASE, "num_hidden_layers": 9, "use_sliding_window": True, "sliding_window": 32},
+    {"model_type": "smollm3", **BASE, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 32,
+     "no_rope_layers": [1, 0, 0, 1]},
     {"model_type": "gpt_bigcode", **BIG_CODE},
     {"model_type": "gpt_bigcode", **BIG_CODE, "multi_query": False},
 ]

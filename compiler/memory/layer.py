@@ -130,9 +130,11 @@ def _cost(architecture: Architecture, key: LayerKey, later: bool) -> LayerCost:
     end = _sum(ran.end, kept)
     plain = [*_above(ran.forward, stream), (_sum(end, ran.output), "forward"), *_above(backward, kept)]
     fetched = [*_above(ran.forward, both), *_above(backward, _sum(stream, ran.output))]
+    # the mask is beside forward alone, whose own highest moments then count
+    alone = _highest(plain[: len(ran.forward) + 1]) if key.attention == "eager" or key.masked else ()
     return LayerCost(
         tuple(live - own for live, own in zip(end, ran.output, strict=True)),  # type: ignore[arg-type]
-        _highest(plain),
+        tuple(dict.fromkeys((*_highest(plain), *alone))),
         _highest([*_above(ran.until_last_save, around), *backward]),
         _highest(fetched),
         ran.gradients,

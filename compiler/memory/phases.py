@@ -192,14 +192,15 @@ def _layer_lines(
         for size, phase in moments:
             words = f"one layer, {phase}: saved tensors, gradients in flight, one dequantised weight"
             inside = Term("layer", words, *size)
+            masks = mask_terms(architecture, setup, layer.stream_width) if mode == "off" and phase == "forward" else ()
             if setup.gradient_accumulation > 1:
                 waiting = _waiting(architecture, setup, made)
                 kept = _kept(setup, architecture, before)
-                lines.append(line("layer", (gradients, *waiting, *kept, inside), upon[0]))
+                lines.append(line("layer", (gradients, *waiting, *masks, *kept, inside), upon[0]))
                 continue
             for below, held, done in ((upon[0], before, after), (upon[1], first, all_done)):
                 there = Term("gradients", gradients.how + ", so far", made.head + done * made.layer)
-                lines.append(line("layer", (there, *_kept(setup, architecture, held), inside), below))
+                lines.append(line("layer", (there, *masks, *_kept(setup, architecture, held), inside), below))
         after += 1
     return lines
 
@@ -252,7 +253,9 @@ def _model_terms(architecture: Architecture, setup: Setup, stream_width: int, la
                 float(stream_width * architecture.hidden_size),
             )
         )
-    return (*terms, *mask_terms(architecture, setup, stream_width))
+    # nobody saves a mask: only what a checkpoint is recomputed with outlives the model's forward
+    lasting = setup.gradient_checkpointing != "off"
+    return (*terms, *(mask_terms(architecture, setup, stream_width) if lasting else ()))
 
 
 def mask_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
