@@ -9,6 +9,7 @@ and the exit status is 1. Wrong usage of a command is click's business (exit sta
 bug of ours.
 """
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,9 +101,10 @@ def reporting() -> Iterator[None]:
     except (ProblemError, BuildProblem) as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        if error.filename is None or not error.strerror:
+        full = error.errno == errno.ENOSPC  # of what is printed to, where no file is named
+        if not error.strerror or (error.filename is None and not full):
             raise
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
     else:
         return
     raise SystemExit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +199,18 @@ def test_building_imports_nothing_heavy(project: Path, recipe: Callable[..., Pat
 
 def test_one_name_of_a_file_is_built_once() -> None:
     assert build.recipe_paths(("a.yaml", "a.yaml"))[0] == [Path("a.yaml")]
+
+
+def test_rows_edited_by_hand_are_told_because_prepared_tokens_would_be_stale(project: Path) -> None:
+    dataset = "dataset: {sources: [{kind: files, path: docs}], generator: {model: embedded}}\n"
+    (project / "recipes" / "one.yaml").write_text(RECIPE.format(name="one", targets=CARD) + dataset, encoding="utf-8")
+    folder = project / "generated" / "one" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "train.csv").write_text("messages\n", encoding="utf-8")
+    digest = hashlib.sha256(b"messages\n").hexdigest()
+    (folder / "dataset.lock.json").write_text(json.dumps({"rows": 1, "train_sha256": digest}), encoding="utf-8")
+    assert "warning" not in invoke().stderr
+    (folder / "train.csv").write_text("message\n", encoding="utf-8")
+    assert "train.csv is not what dataset.lock.json beside it records" in invoke().stderr
+    (folder / "train.csv").unlink()  # git does not keep it
+    assert "warning" not in invoke().stderr

@@ -57,6 +57,7 @@ def test_the_options_of_the_front_door() -> None:
         RecipeProblems([Problem("wrong", "mend it", "a.yaml", 2, 3, "a: b")]),
         BuildProblem("the server does not answer"),
         OSError(errno.ENOSPC, "No space left on device", "generated/x"),
+        OSError(errno.ENOSPC, "No space left on device"),  # of what is printed to
     ],
 )
 def test_a_problem_is_told_and_the_status_is_1(error: Exception) -> None:

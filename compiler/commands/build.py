@@ -39,6 +39,8 @@ def command(recipes: tuple[str, ...], check: bool, diff: bool) -> None:
         _report_written(made, found)
     for failure in made.failures:
         click.echo(f"{failure.what}: {failure.reason}", err=True)
+    for note in build.edited_rows(made.plans):
+        click.echo(f"warning: {note}", err=True)
     if made.failures or (check and found):
         sys.exit(1)
 
