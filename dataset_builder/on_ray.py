@@ -14,8 +14,9 @@ import pickle
 import queue
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -52,6 +53,8 @@ class OnRay:
     windows: int = 0
     """How many have travelled."""
     _joined: bool = False
+    _joining: threading.Lock = field(default_factory=threading.Lock)
+    """What the chunks say is found in a thread of its own, beside the checks of the first answers."""
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
@@ -90,20 +93,23 @@ class OnRay:
         import ray
         import ray.data
 
-        if self._joined:
+        # max_retries has no parameter of its own in Ray 2.60
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        with self._joining:
+            if self._joined:
+                return ray
+            address = os.environ.get("RAY_ADDRESS")
+            own = {"num_cpus": self.cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            try:
+                ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False,
+                         **({} if address else own))  # fmt: skip
+            except (ConnectionError, OSError, RuntimeError, ValueError) as wrong:
+                raise BuildProblem(
+                    f"--on ray: no Ray at {address or 'this machine'}: {_first_line(wrong)}\n"
+                    "  fix: check RAY_ADDRESS, or unset it to use the cores of this machine"
+                ) from wrong
+            self._joined = True
             return ray
-        address = os.environ.get("RAY_ADDRESS")
-        own = {"num_cpus": self.cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        try:
-            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False,
-                     **({} if address else own))  # fmt: skip
-        except (ConnectionError, OSError, RuntimeError, ValueError) as wrong:
-            raise BuildProblem(
-                f"--on ray: no Ray at {address or 'this machine'}: {_first_line(wrong)}\n"
-                "  fix: check RAY_ADDRESS, or unset it to use the cores of this machine"
-            ) from wrong
-        self._joined = True
-        return ray
 
     def close(self) -> None:
         """Leaves the cluster; ends a Ray of our own."""

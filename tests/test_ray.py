@@ -1,6 +1,11 @@
 """`recipe data --on ray`: the same functions on two workers of a local Ray give the same bytes; nothing is lost."""
 
 import os
+import sys
+import threading
+import time
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -81,3 +86,20 @@ def test_without_ray_the_command_says_how_to_get_it(project, monkeypatch):  # no
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = run("--on", "ray")
     assert done.exit_code == 1 and "pip install 'finetune-recipes[ray]'" in done.output
+
+
+def test_two_threads_join_one_ray(monkeypatch):
+    """What the chunks say is found in a thread while the first answers are checked: both may be the first to travel."""
+    started = []
+    fake = types.ModuleType("ray")
+    fake.data, fake.__spec__ = types.ModuleType("ray.data"), ModuleSpec("ray", None)
+    fake.init = lambda **_: (started.append(1), time.sleep(0.1))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.data", fake.data)
+    runner = OnRay()
+    threads = [threading.Thread(target=runner._ray) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert started == [1]
