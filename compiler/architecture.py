@@ -97,8 +97,6 @@ class Architecture:
     output_bias: bool = False
     mlp_bias: bool = False
     gated_mlp: bool = True
-    activation: str = "silu"
-    """`relu`, or anything else for an activation that Axolotl's LoRA kernels know (SiLU and GELU)."""
     fused_qkv: bool = False
     fused_gate_up: bool = False
     learned_positions: int = 0
@@ -228,7 +226,6 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         norms_per_layer=family.norms_per_layer,
         norm=family.norm,
         gated_mlp=family.gated_mlp,
-        activation="relu" if "relu" in (config.get("hidden_act"), config.get("hidden_activation")) else "silu",
         fused_qkv=family.fused_qkv,
         fused_gate_up=family.fused_gate_up,
         learned_positions=positions if family.learned_positions else 0,
@@ -274,8 +271,6 @@ def config_dict(architecture: Architecture) -> dict[str, Any]:
         key = getattr(family, name)
         if isinstance(key, str):
             config[key] = getattr(architecture, name)
-    if architecture.activation == "relu":
-        config["hidden_act"] = "relu"
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "logits_scaling"):
         if getattr(architecture, name) is not None:
             config[name] = getattr(architecture, name)

@@ -134,6 +134,7 @@ def test_lora_linears_by_group_and_by_name():
         ({"model_type": "gemma2", "final_logit_softcapping": 0}, "not a number above 0"),
         ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": "false"}, "not true or false"),
         ({"hidden_act": "gelu_fast"}, "`hidden_act: gelu_fast` is not modelled"),
+        ({"hidden_act": "relu"}, "not modelled; silu, swish, gelu"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "without a language model's head"),
     ],
     ids=lambda value: str(value)[:30],

@@ -122,8 +122,6 @@ def kernels_obstacle(draft: Draft, method: str | None) -> str | None:
         return cannot
     if not architecture.gated_mlp:
         return f"the fused MLP kernel does not know the MLP of {architecture.model_type}"
-    if architecture.activation == "relu":
-        return "the fused MLP kernel knows SiLU and GELU, not ReLU, and stops at loading"
     if draft.value("lora_targets") != "all-linear":
         return "the kernels fuse adapters on all linears; only some have one"
     if draft.value("weights_dtype") == "fp32":
