@@ -34,7 +34,7 @@ def find_model(base_model: str) -> Model:
 
     if base_model in models():
         return _from_catalogue(base_model)
-    folder = Path(base_model).expanduser()
+    folder = Path(os.path.expanduser(base_model))  # Path.expanduser fails on the name of no user
     if folder.is_dir():
         files = _read_folder(folder)
         if "config.json" not in files:

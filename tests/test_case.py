@@ -246,3 +246,22 @@ def test_a_name_that_is_no_model_touches_neither_disk_nor_hub(hub: type[Hub], na
         find_model(name)
     assert hub.asked == []
     assert not Path(".cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("~nobody-here/x", "there is no folder"),
+        ("https://huggingface.co/google/gemma-2-2b-it", "write `google/gemma-2-2b-it`"),
+        ("https://huggingface.co/google/gemma-2-2b-it/tree/main", "write `google/gemma-2-2b-it`"),
+    ],
+)
+def test_what_is_no_name_of_a_model_is_told(name: str, told: str) -> None:
+    with pytest.raises(WorldProblem, match=told):
+        find_model(name)
+
+
+def test_a_config_json_that_is_too_large_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"x": "a" * 2**23}))
+    with pytest.raises(WorldProblem, match="larger than 8 MiB"):
+        find_model(str(tmp_path))
