@@ -170,9 +170,11 @@ def apply(found: Iterable[Change], root: Path = Path(".")) -> None:
 def edited_rows(plans: Iterable[Plan], root: Path = Path(".")) -> list[str]:
     """Training rows that lie here and are not those of the lock: prepared tokens are filed under the lock's digest, so
     that a run would go on with the old ones (rule 33)."""
-    datasets = {plan.case.dataset.train_path: plan.case.dataset.sha256 for plan in plans}
+    known_digests: dict[str | None, str | None] = {}
+    for dataset in (plan.case.dataset for plan in plans):
+        known_digests |= {dataset.train_path: dataset.sha256, dataset.eval_path: dataset.eval_sha256}
     found = []
-    for path, known in datasets.items():
+    for path, known in known_digests.items():
         if path is None or known is None or not (root / path).is_file():
             continue
         import hashlib  # OpenSSL, which most builds do without

@@ -132,7 +132,7 @@ def _dataset(run: Run, root: Path) -> DatasetFacts | None:
     if any(one.get("type") == "_synthetic" for one in values.get("datasets", [])):
         return None
     dataset = built_dataset(run.config.recipe, root)
-    digest = str(values.get("dataset_prepared_path", "")).rpartition("/")[2]
+    digest = str(values.get("dataset_prepared_path", "")).rpartition("/")[2].partition("-")[0]
     if dataset is None or not dataset.measured or not (dataset.sha256 or "").startswith(digest):
         raise WorldProblem(
             f"the rows that {run.folder} was trained on are not those of generated/{run.config.recipe}/dataset",

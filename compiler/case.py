@@ -183,6 +183,7 @@ def _measured(lock: Mapping[str, Any], folder: Path) -> DatasetFacts:
         max_tokens=int(lock.get("max_tokens", ASSUMED_MAX_TOKENS)),
         measured="mean_tokens" in lock,
         sha256=lock.get("train_sha256"),
+        eval_sha256=dict(lock.get("files") or ()).get(EVAL_CSV),
         train_path=str(lock.get("train_path") or (folder / TRAIN_CSV).as_posix()),
         eval_path=str(lock.get("eval_path") or (folder / EVAL_CSV).as_posix()),
         eval_max_tokens=int(lock.get("eval_max_tokens", lock.get("max_tokens", ASSUMED_MAX_TOKENS))),

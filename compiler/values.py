@@ -115,6 +115,8 @@ class DatasetFacts:
     """Tokens of the longest held-out row."""
     length_histogram: tuple[tuple[int, int], ...] = ()
     """(upper bound in tokens, rows) ascending: lets the plan say what share of rows a sequence length truncates."""
+    eval_sha256: str | None = None
+    """Digest of the held-out rows, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,9 @@ def test_the_end_of_a_turn_is_learnt():
 def test_the_prepared_path_carries_the_digest_of_the_rows():
     dataset = measured()
     other = replace(dataset, sha256="cd" * 32)
-    assert settled(case(dataset=dataset), "prepared_path") != settled(case(dataset=other), "prepared_path")
+    held = replace(dataset, eval_sha256="ef" * 32)
+    paths = {settled(case(dataset=one), "prepared_path") for one in (dataset, other, held)}
+    assert len(paths) == 3
 
 
 def test_evaluation_and_checkpoints_agree_with_early_stopping():

@@ -94,17 +94,15 @@ def _path(draft: Draft, name: str, path: str | None, what: str) -> Decision:
 
 
 def prepared_path(draft: Draft) -> Decision:
-    """Carries the digest of train.csv: Axolotl hashes the path of a file, not its content, and would train on old
-    tokens."""
-    case, digest = draft.case, draft.case.dataset.sha256
+    """Carries the digests of train.csv and of the held-out rows: Axolotl hashes the path of a file, not its content,
+    and would train, or evaluate, on old tokens."""
+    case, digest, held = draft.case, draft.case.dataset.sha256, draft.case.dataset.eval_sha256
     folder = f".cache/prepared/{case.recipe.name}/{case.target}"
     if digest:
-        return Decision(
-            "prepared_path",
-            f"{folder}/{digest[:16]}",
-            "ends in the digest of train.csv: Axolotl's own key covers the path, not the content",
-            "prepared_path",
-        )
+        path = f"{folder}/{digest[:16]}" + (f"-{held[:8]}" if held else "")
+        whose = "train.csv and of the held-out rows" if held else "train.csv"
+        why = f"ends in the digest of {whose}: Axolotl's own key covers the path, not the content"
+        return Decision("prepared_path", path, why, "prepared_path")
     return Decision(
         "prepared_path",
         f"{folder}/no-dataset-yet",
