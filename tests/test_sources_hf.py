@@ -10,6 +10,7 @@ from dataset_builder.problems import BuildProblem
 from dataset_builder.sources.common import SourceReport
 from dataset_builder.sources.hf import HfSource, conversation, read_rows
 from dataset_builder.spec import Dataset
+from dataset_builder.table import csv_text
 
 
 def rows(tmp_path, text: str, name: str = "qa.jsonl", report=None, licences=None, **settings):
@@ -62,6 +63,16 @@ def test_csv_with_line_breaks_and_quotes(tmp_path):
         )
     found = rows(tmp_path, (tmp_path / "x.csv").read_text(encoding="utf-8"), "y.csv")
     assert [(row.instruction.replace("\r", ""), row.output) for row in found] == [("Why?\nSay", 'Be"cause, it\nis')]
+
+
+def test_line_ends_of_other_systems_and_what_no_table_holds(tmp_path):
+    """A file from Windows ended the build when its table was written, after all answers were paid for."""
+    table = 'question,answer\r\nA\u2028B,one\x0ctwo\r\n"C\r\nD","x\r\ny"\r\n'
+    lines = '{"question": "E", "answer": "a\\r\\nb\\u0000c\\ud800d"}\n'
+    made = rows(tmp_path, table, "q.csv") + rows(tmp_path, lines)
+    found = {row.instruction: row.output for row in made}
+    assert found == {"A\u2028B": "one\x0ctwo", "C\nD": "x\ny", "E": "a\nbcd"}
+    csv_text(made).encode()
 
 
 def test_a_limit_spreads_over_the_data_and_duplicates_count_once(tmp_path):

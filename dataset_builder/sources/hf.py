@@ -5,7 +5,9 @@ Unlike the other kinds it gives rows, not documents: `read_rows(dataset, root, r
 `materials.read_sources`.
 """
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -165,7 +167,9 @@ def _scrubbed(messages: list[dict], report: SourceReport) -> list[dict]:
 
     clean = []
     for message in messages:
-        text, found = scrub(message["content"])
+        # one kind of line end, as everywhere in the table, and nothing that UTF-8 or CSV cannot hold
+        whole = re.sub("[\x00\ud800-\udfff]", "", re.sub(r"\r\n?", "\n", message["content"]))
+        text, found = scrub(whole)
         clean.append({**message, "content": text})
         for kind, times in found.items():
             report.counts[f"scrubbed: {kind}"] += times
@@ -202,7 +206,7 @@ def _records(source: HfSource, root: Path) -> list[dict]:
         text = data.decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
             csv.field_size_limit(100_000_000)
-            return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+            return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             records = [_json_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         else:
