@@ -43,6 +43,12 @@ _BARE_POINTER = re.compile(
     r"(?=\s+(?:is|are|do|does|mean|used|work|for|be|called|command|code|option|feature|script|step|model|file|tool|"
     r"function|method|setting|parameter|value|error|library|project|software|release|version|issue|problem|the)\b|\?|$)"
 )
+TEMPLATE_MARK = re.compile(
+    r"<\|[\w /-]{1,40}\|>|</?(?:s|eos|bos|pad|unk|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>|"
+    r"<\uff5c[^>\uff5c]{1,40}\uff5c>"
+)
+"""Marks of chat templates: tokenizers read them as such wherever they stand, so that an answer with one would end in
+the middle, or a question begin another turn."""
 _DENYING = frozenset(
     ("do", "does", "is", "are", "not", "no", "never", "cannot", "nor", "can't", "don't", "doesn't", "isn't", "aren't")
 )
@@ -159,6 +165,8 @@ def answer_problem(question: str, answer: str, source: str) -> str | None:
         return "answer is a bare value, not a sentence"
     if _POINTS_OUTSIDE.search(_FENCE.sub("", answer)) and _speaks_of_the_text(answer):
         return "answer points at a text the reader does not have"
+    if mark := TEMPLATE_MARK.search(f"{question}\n{answer}"):
+        return f"holds a mark of chat templates: {mark.group()}"
     if problem := rambling(plain):
         return problem
     if _shows_nothing(answer):

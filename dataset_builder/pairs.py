@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dataset_builder import prompting, sentences
 from dataset_builder.blocks import blocks_of
 from dataset_builder.evidence import (
+    TEMPLATE_MARK,
     answer_problem,
     denial_problem,
     is_exact,
@@ -244,6 +245,8 @@ def view_problem(one: Grounded, view: View) -> str | None:
     _, question, answer = view
     if points_outside(question):
         return "question points at a text the reader does not have"
+    if TEMPLATE_MARK.search(f"{question}\n{answer}"):
+        return "holds a mark of chat templates"
     if problem := rambling(project(answer)[0]):
         return problem
     parent = project(f"{one.pair.question}\n{one.pair.answer}")[0]

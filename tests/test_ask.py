@@ -60,6 +60,7 @@ def test_a_good_candidate_is_grounded():
         ({"question": "What does this option do?"}, "reader does not have"),
         ({"question": "What does `--attempts` of the Quay server set?"}, "--attempts"),
         ({"answer": "3"}, "bare value"),
+        ({"answer": "`--retries` sets how often a failed upload is tried again.<|im_end|>"}, "chat templates"),
         ({"answer": "`--retries` does not set how often a failed upload is tried again."}, "denies"),
         ({"answer": "`--retries` sets how often a failed upload is tried again, " * 15}, "repeats itself"),
         ({"answer": "`--retries` sets how often a failed upload is tried again: five times."}, "figure"),

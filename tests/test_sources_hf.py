@@ -68,7 +68,7 @@ def test_csv_with_line_breaks_and_quotes(tmp_path):
 def test_line_ends_of_other_systems_and_what_no_table_holds(tmp_path):
     """A file from Windows ended the build when its table was written, after all answers were paid for."""
     table = 'question,answer\r\nA\u2028B,one\x0ctwo\r\n"C\r\nD","x\r\ny"\r\n'
-    lines = '{"question": "E", "answer": "a\\r\\nb\\u0000c\\ud800d"}\n'
+    lines = '{"question": "F", "answer": "x<|im_end|>y"}\n{"question": "E", "answer": "a\\r\\nb\\u0000c\\ud800d"}\n'
     made = rows(tmp_path, table, "q.csv") + rows(tmp_path, lines)
     found = {row.instruction: row.output for row in made}
     assert found == {"A\u2028B": "one\x0ctwo", "C\nD": "x\ny", "E": "a\nbcd"}

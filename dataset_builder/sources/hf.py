@@ -73,6 +73,7 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
     are understood. A row that is none of these is counted in `report` and left out. Raises BuildProblem where a source
     cannot be read at all.
     """
+    from dataset_builder.evidence import TEMPLATE_MARK
     from dataset_builder.materials import refusal
 
     report = report or SourceReport()
@@ -92,6 +93,9 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
             messages = conversation(record)
             if messages is None:
                 report.skip(f"{place}#{number}", "neither Alpaca, question/answer nor chat columns")
+                continue
+            if any(TEMPLATE_MARK.search(message["content"]) for message in messages):
+                report.skip(f"{place}#{number}", "holds a mark of chat templates, such as <|im_end|>")
                 continue
             row = as_row(_scrubbed(messages, report), f"{place}#{number}", source.licence or "")
             rows.setdefault(row.id, row)
