@@ -209,9 +209,9 @@ class Caller:
         sent_at, job.tries = time.monotonic(), job.tries + 1
         reply, trouble = None, None
         try:
-            reply, headers = await self._life.within_patience(self.endpoint.ask(job.ask), job.hung + 1)
+            reply, headers = await self._life.within_patience(self.endpoint.ask(job.ask), job.ask.stage, job.hung + 1)
             now = time.monotonic()
-            self.limiter.answered(now, sent_at, reply.seconds)
+            self.limiter.answered(now, sent_at, reply.seconds, job.ask.stage)
             if headers:
                 self.limiter.headers(now, headers)
         except Trouble as met:
@@ -262,6 +262,8 @@ class Caller:
             self._give_up(job, f"no answer after {job.tries} tries: {trouble}")
         else:
             delay = backoff_seconds(job.tries, trouble.retry_after, self._chance)
+            if trouble.kind == HUNG and job.hung == 1:
+                delay = 0.0  # it has waited long enough
             timer = self._loop.call_later(delay, self._watched, self._again, job)
             self._delayed[id(job)] = job, timer
 

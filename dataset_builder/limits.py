@@ -31,6 +31,12 @@ QUEUE_SHARE = 0.25
 MIN_TIMEOUT_SECONDS = 6.0
 SLOWEST = 3.0
 """A request that takes this many times the slowest percentile so far is taken for hung; twice that on its next try."""
+SLOWEST_OF_STAGE = 2.5
+"""The same, of its own stage: others may write longer answers. Of lognormal latencies with sigma 0.5 one in 60,000 is
+slower."""
+IDLE_TIMEOUT_SECONDS, SLOWEST_WHEN_IDLE = 3.0, 1.6
+"""The same, while half of the slots stand empty because others wait for it. One in 1,800 is slower, and far fewer than
+that are among the last of a stage; where one in a hundred hangs, it is the hung one 18 times of 19."""
 ENOUGH = 50
 """Answers needed before their latencies say anything."""
 
@@ -49,13 +55,14 @@ class Limiter:
         self._reduced_at = float("-inf")
         self._outcomes: deque[bool] = deque(maxlen=max(20, 2*ceiling))
         self._sent = 0
-        self._latencies: deque[float] = deque(maxlen=400)
         self._finished: deque[float] = deque(maxlen=100)
         self._peak = 0
         """Most in flight since the last decrease: room that nobody used was not what the server minded."""
         self._paused_until = float("-inf")
         self._buckets: dict[str, Bucket] = {}
-        self._answers, self._review_at, self._patience = 0, ENOUGH, timeout_s
+        self._usual = Latencies()
+        self._usual_of: dict[str, Latencies] = {}
+        """By stage."""
 
     @property
     def limit(self) -> int:
@@ -78,12 +85,12 @@ class Limiter:
         for name, bucket in self._buckets.items():
             bucket.remaining -= tokens if name == "tokens" else 1
 
-    def answered(self, now: float, sent_at: float, seconds: float) -> None:
+    def answered(self, now: float, sent_at: float, seconds: float, stage: str = "") -> None:
         """An answer came after `seconds`."""
         self.in_flight -= 1
-        self._answers += 1
         self._outcomes.append(True)
-        self._latencies.append(seconds)
+        self._usual.add(seconds)
+        self._usual_of.setdefault(stage, Latencies()).add(seconds)
         self._finished.append(now)
         self._limit = min(self.ceiling, self._limit + max(1.0, REGAIN * self.ceiling) / self._limit)
         self._shorten_queue(now, sent_at, seconds)
@@ -118,13 +125,20 @@ class Limiter:
             left = min(known.refilled(now), remaining) if exact else remaining
             self._buckets[name] = Bucket(limit, left, (limit - remaining) / reset_seconds, now)
 
-    def patience_seconds(self, tries: int = 1) -> float:
-        """How long to wait for one answer: the recipe's time-out, or less once the usual latency is known."""
-        if self._answers >= self._review_at:
-            self._review_at = self._answers + ENOUGH
-            slowest = statistics.quantiles(self._latencies, n=100)[98]
-            self._patience = max(MIN_TIMEOUT_SECONDS, SLOWEST * slowest)
-        return min(self.timeout_s, self._patience * 2 ** (tries - 1))
+    def patience_seconds(self, tries: int = 1, stage: str = "") -> float:
+        """How long to wait for one answer: the recipe's time-out, or less once the usual latency is known; still less
+        while slots stand empty because everything waits for the slowest."""
+        mine = self._usual_of.get(stage)
+        if mine is not None and mine.slowest is not None:
+            if 2 * self.in_flight <= self.limit:
+                patience = max(IDLE_TIMEOUT_SECONDS, SLOWEST_WHEN_IDLE * mine.slowest)
+            else:
+                patience = max(MIN_TIMEOUT_SECONDS, SLOWEST_OF_STAGE * mine.slowest)
+        elif self._usual.slowest is not None:
+            patience = max(MIN_TIMEOUT_SECONDS, SLOWEST * self._usual.slowest)
+        else:
+            return self.timeout_s
+        return min(self.timeout_s, patience * 2 ** (tries - 1))
 
     def _shorten_queue(self, now: float, sent_at: float, seconds: float) -> None:
         """A server of two slots serves 64 requests one pair after the other: keeps the wait far from the time-out.
@@ -138,6 +152,23 @@ class Limiter:
             throughput = (len(self._finished) - 1) / span
             self._reduced_at = now
             self._limit = min(self._limit, max(1.0, throughput * self.timeout_s * QUEUE_SHARE))
+
+
+class Latencies:
+    """The last few hundred of a kind, and the slowest percentile of them."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=400)
+        self._count, self._review_at = 0, ENOUGH
+        self.slowest: float | None = None
+        """Seconds; None: too few are known."""
+
+    def add(self, seconds: float) -> None:
+        self._last.append(seconds)
+        self._count += 1
+        if self._count >= self._review_at:
+            self._review_at = self._count + ENOUGH
+            self.slowest = statistics.quantiles(self._last, n=100)[98]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataset_builder.ledger import Reply
 from dataset_builder.limits import Limiter
 from dataset_builder.transport import HUNG, UNREACHABLE, Trouble
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 """Between two looks at whether a call hangs."""
 
 
@@ -50,7 +50,8 @@ class Liveness:
         limit = self.patience.silent_start_s if nobody else self.patience.silent_s
         return self.silent_s() >= limit and self.failures_in_a_row >= 3
 
-    async def within_patience(self, asking: Coroutine[Any, Any, tuple[Reply, dict]], tries: int) -> tuple[Reply, dict]:
+    async def within_patience(self, asking: Coroutine[Any, Any, tuple[Reply, dict]], stage: str, tries: int,
+                              ) -> tuple[Reply, dict]:  # fmt: skip
         """The reply; a call that is late is only given up when it does not just wait in the server's queue.
 
         `tries`: how often this request has hung, this time counted. Raises Trouble.
@@ -58,11 +59,11 @@ class Liveness:
         answers_before, ahead = self.answers, self.limiter.in_flight
         call = asyncio.get_running_loop().create_task(asking)
         begun = time.monotonic()
-        step = min(LOOK_SECONDS, self.limiter.patience_seconds(tries))
+        step = min(LOOK_SECONDS, self.limiter.patience_seconds(tries, stage))
         try:
             while not (await asyncio.wait({call}, timeout=step))[0]:
                 # looked at anew each time: calls that went out before the usual latency was known may hang as well
-                now, patience = time.monotonic(), self.limiter.patience_seconds(tries)
+                now, patience = time.monotonic(), self.limiter.patience_seconds(tries, stage)
                 waited = now - begun
                 step = min(LOOK_SECONDS, max(0.01, patience - waited))
                 if waited < patience:

@@ -134,10 +134,29 @@ def test_patience_follows_the_usual_latency():
     assert limiter.patience_seconds() == 300
     for now in range(60):
         limiter.sent()
-        limiter.answered(now, now, 5.0)
-    assert limiter.patience_seconds() == pytest.approx(15.0)
-    assert limiter.patience_seconds(tries=2) == pytest.approx(30.0)
-    assert limiter.patience_seconds(tries=9) == 300
+        limiter.answered(now, now, 5.0, "pairs")
+    assert limiter.patience_seconds(stage="views") == pytest.approx(15.0)
+    assert limiter.patience_seconds(tries=2, stage="views") == pytest.approx(30.0)
+    assert limiter.patience_seconds(tries=9, stage="views") == 300
+
+
+def test_patience_is_shorter_where_the_stage_is_known_and_shortest_while_all_wait_for_the_slowest():
+    limiter = Limiter(64, 300)
+    for now in range(60):
+        limiter.sent()
+        limiter.answered(now, now, 5.0, "pairs")
+        limiter.sent()
+        limiter.answered(now, now, 0.1, "judge")
+    for _ in range(40):
+        limiter.sent()
+    assert limiter.patience_seconds(stage="pairs") == pytest.approx(12.5)
+    assert limiter.patience_seconds(stage="judge") == 6.0
+    for now in range(20):
+        limiter.answered(now, now, 5.0, "pairs")
+    assert limiter.patience_seconds(stage="pairs") == pytest.approx(8.0)
+    assert limiter.patience_seconds(stage="judge") == 3.0
+    assert limiter.patience_seconds(tries=2, stage="pairs") == pytest.approx(16.0)
+    assert limiter.patience_seconds(stage="views") == pytest.approx(15.0)  # none of them is known yet
 
 
 def test_retry_after_as_number_date_and_milliseconds():
