@@ -22,7 +22,7 @@ from compiler.memory.static import static_state
 from compiler.quick import dataclass
 from compiler.rules.adapter import kernels_obstacle
 from compiler.rules.draft import Draft
-from compiler.rules.schedule import effective_batch_for
+from compiler.rules.schedule import effective_batch_for, too_many_rows
 from compiler.values import Machine, Setup
 
 MAX_MICRO_BATCH = 64
@@ -57,9 +57,12 @@ def cells_of(draft: Draft, domains: Mapping[str, Domain]) -> tuple[list[Cell], s
         for length in domains["sequence_len"].options
         for packing in domains["sample_packing"].options
     }
+    crowded = set()
+    if not draft.states("sample_packing"):
+        crowded = {length for length in domains["sequence_len"].options if too_many_rows(draft, length)}
     for ranks in product(*(range(len(domain.options)) for domain in domains.values())):
         values = {name: domains[name].options[rank] for name, rank in zip(names, ranks, strict=True)}
-        if dominated(draft, values):
+        if dominated(draft, values) or (values["sample_packing"] and values["sequence_len"] in crowded):
             continue
         values |= base | {"lora_kernels": kernels[values["method"]]}
         cell = Cell(values, ranks, batches[values["sequence_len"], values["sample_packing"]])

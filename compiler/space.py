@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from compiler.domain import Domain, Rejected, domain
 from compiler.rules.draft import Draft, percent
-from compiler.rules.schedule import rows_per_sequence
+from compiler.rules.schedule import rows_per_sequence, too_many_rows
 from compiler.rules.text import truncated_share
 from compiler.sharding import fsdp, offload, zero_stage
 
@@ -127,6 +127,10 @@ def sample_packing(draft: Draft) -> Domain:
             f"{asked * rows:.0f} rows, a different training",
             runs=True,
         )
+        return domain(draft, "sample_packing", (False,), no.reason, (no,))
+    crowded = [too_many_rows(draft, length) for length in sequence_len(draft).options]
+    if all(crowded):
+        no = Rejected(True, crowded[0], runs=True)
         return domain(draft, "sample_packing", (False,), no.reason, (no,))
     if rows < 1.25:
         no = Rejected(True, f"a sequence holds {rows:.2g} rows on average: nothing to pack", runs=True)

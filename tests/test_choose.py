@@ -382,6 +382,19 @@ def test_a_setup_has_room_for_the_evaluation_that_the_recipe_asks_for(pinned):
     assert speeds == sorted(speeds)
 
 
+@pytest.mark.parametrize("pinned", [{}, {"micro_batch": 16}, {"gradient_accumulation": 8}])
+@pytest.mark.parametrize("count", [1, 8])
+def test_packing_unasked_never_doubles_the_rows_of_a_step(pinned, count):
+    found = case(SMALL, {"gpu": "a100-40gb", "count": count}, dataset=measured(t128=5000, t512=5000), **pinned)
+    done = plan(found)
+    setup = done.setup
+    rows = setup.effective_batch * (setup.sequence_len / found.dataset.mean_tokens if setup.sample_packing else 1)
+    least = count * pinned.get("micro_batch", 1) * pinned.get("gradient_accumulation", 1)
+    assert rows <= 2 * max(16, least)
+    asked = plan(case(SMALL, {"gpu": "a100-40gb"}, sample_packing=True, micro_batch=16))
+    assert asked.setup.sample_packing and asked.setup.micro_batch == 16
+
+
 @pytest.mark.parametrize("offload", ["optimizer", "params"])
 def test_an_offload_asked_for_brings_the_stage_that_it_needs(offload):
     found = plan(case(GEMMA, {"gpu": "rtx-4090", "host_ram": "64 GiB"}, offload=offload))

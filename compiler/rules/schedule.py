@@ -47,6 +47,18 @@ def rows_per_sequence(draft: Draft, sequence_len: int, packing: bool) -> float:
     return max(1.0, sequence_len / max(1.0, draft.case.dataset.mean_tokens)) if packing else 1.0
 
 
+def too_many_rows(draft: Draft, sequence_len: int) -> str | None:
+    """Why packed sequences of this length would be another training: what is pinned, or one a device, makes more than
+    twice the rows that a step sees unpacked."""
+    sequences = effective_batch_for(draft, sequence_len, True)
+    rows = sequences * rows_per_sequence(draft, sequence_len, True)
+    plain = effective_batch_for(draft, sequence_len, False)
+    if rows <= 2 * plain:
+        return None
+    packed = f"{sequences} sequences of {sequence_len:,} tokens, packed"
+    return f"{packed}, would be about {rows:.0f} rows a step, not {plain}"
+
+
 def effective_batch_for(draft: Draft, sequence_len: int, packing: bool) -> int:
     """Sequences of one optimizer step over all devices. Stated or pinned by its factors: exactly that. A multiple of
     the devices."""
