@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-from compiler.config_json import UnsupportedArchitecture, boolean, factor, flag, head_dim_of, refuse, size_of, window_of
+from compiler.config_json import (
+    UnsupportedArchitecture,
+    boolean,
+    drops,
+    factor,
+    flag,
+    head_dim_of,
+    refuse,
+    size_of,
+    window_of,
+)
 from compiler.families import FAMILIES
 from compiler.quick import dataclass
 
@@ -101,6 +111,11 @@ class Architecture:
     fused_gate_up: bool = False
     learned_positions: int = 0
     """Rows of the learned position embedding; 0 with rotary positions."""
+    attention_dropout: bool = False
+    """Of the scores after softmax, in training."""
+    residual_dropout: bool = False
+    """Of what attention and MLP add to the residual stream."""
+    embedding_dropout: bool = False
 
     def __hash__(self) -> int:
         return self._hash
@@ -229,6 +244,7 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         fused_qkv=family.fused_qkv,
         fused_gate_up=family.fused_gate_up,
         learned_positions=positions if family.learned_positions else 0,
+        **{name: drops(config, key) for name, key in family.dropouts},
         **bias,
     )
     return _known(found)
@@ -255,9 +271,9 @@ def config_dict(architecture: Architecture) -> dict[str, Any]:
     config: dict[str, Any] = {"model_type": architecture.model_type}
     config["tie_word_embeddings"] = architecture.tie_word_embeddings
     config |= {alias.get(name, name): value for name, value in sizes.items()}
+    # written where it is off too: GPT-BigCode's class turns it on by default
+    config |= {key: 0.1 if getattr(architecture, name) else 0.0 for name, key in family.dropouts}
     if architecture.model_type == "gpt_bigcode":
-        # the other models of this file train without dropout, which GPT-BigCode's class turns on by default
-        config |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
         return config | {"multi_query": architecture.num_kv_heads == 1}
     config |= {"num_key_value_heads": architecture.num_kv_heads, "head_dim": architecture.head_dim}
     config["sliding_window"] = architecture.sliding_window

@@ -67,6 +67,10 @@ def precision(facts: Facts) -> Iterator[Complaint]:
 def attention(facts: Facts) -> Iterator[Complaint]:
     """What the device runs."""
     asked = facts.stated("attention")
+    if asked == "flex_attention" and facts.model and facts.model.architecture.attention_dropout:
+        message = f"`{shown(facts.model.id)}` drops attention scores in training, which flex_attention refuses"
+        yield facts.complain("attention", message, "write `sdpa` or `eager`, or `auto`")
+        return
     for name, machine in facts.machines.items():
         if asked == "flash_attention_2" and not machine.flash_attention_2:
             needs = "sm_80 or newer" if machine.backend == "cuda" else "a CUDA or ROCm card"

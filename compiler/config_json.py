@@ -123,6 +123,14 @@ def factor(config: Mapping[str, Any], key: str, default: float | None) -> float 
     return value
 
 
+def drops(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a dropout's probability is above 0."""
+    value = config.get(key) or 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UnsupportedArchitecture(f"config.json: `{key}` is {value!r}, not a number from 0 to below 1")
+    return value > 0
+
+
 def flag(config: Mapping[str, Any], rule: bool | str) -> bool:
     return boolean(config, rule, _BIAS_DEFAULTS[rule]) if isinstance(rule, str) else rule
 

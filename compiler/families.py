@@ -46,6 +46,8 @@ class Family:
     `monkeypatch/lora_kernels.py`, QKV_PATCHES and ORIGINAL_O_CODE, in transformers 5.16); elsewhere loading fails."""
     heads_divide_hidden: bool = False
     """transformers refuses a `hidden_size` that is no multiple of the heads (`validate_architecture`)."""
+    dropouts: tuple[tuple[str, str], ...] = (("attention_dropout", "attention_dropout"),)
+    """(our name, the config's name) of the dropouts that the class has; they act in training."""
     keys: tuple[tuple[str, str], ...] = ()
     """(our name, the config's name) where they differ."""
     names: tuple[tuple[str, str], ...] = ()
@@ -110,7 +112,13 @@ FAMILIES: Mapping[str, Family] = {
         full_attention_every=6,
         heads_divide_hidden=True,
     ),
-    "phi3": Family("Phi3DecoderLayer", fused_qkv=True, fused_gate_up=True, lora_kernels=False),
+    "phi3": Family(
+        "Phi3DecoderLayer",
+        fused_qkv=True,
+        fused_gate_up=True,
+        lora_kernels=False,
+        dropouts=(("attention_dropout", "attention_dropout"), ("residual_dropout", "resid_pdrop")),
+    ),
     "granite": Family(
         "GraniteDecoderLayer",
         attention_bias="attention_bias",
@@ -139,6 +147,7 @@ FAMILIES: Mapping[str, Family] = {
         gated_mlp=False,
         norm="layernorm",
         tied=True,
+        dropouts=tuple((name, name) for name in ("attention_dropout", "residual_dropout", "embedding_dropout")),
         names=(("up_proj", "c_fc"), ("down_proj", "c_proj")),
     ),
     "gpt_bigcode": Family(
@@ -152,6 +161,11 @@ FAMILIES: Mapping[str, Family] = {
         tied=True,
         learned_positions=True,
         lora_kernels=False,
+        dropouts=(
+            ("attention_dropout", "attn_pdrop"),
+            ("residual_dropout", "resid_pdrop"),
+            ("embedding_dropout", "embd_pdrop"),
+        ),
         keys=_BIG_CODE_KEYS,
         names=(("qkv_proj", "c_attn"), ("o_proj", "attn.c_proj"), ("up_proj", "c_fc"), ("down_proj", "mlp.c_proj")),
     ),

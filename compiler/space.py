@@ -187,6 +187,8 @@ def _flex_obstacle(draft: Draft) -> tuple[Rejected, ...]:
     machine = draft.case.machine
     if machine.backend == "cpu":
         return (Rejected("flex_attention", "flex_attention has no backward pass on a CPU"),)
+    if draft.case.model.architecture.attention_dropout:
+        return (Rejected("flex_attention", "the model drops attention scores in training; flex_attention cannot"),)
     if not machine.flash_attention_2:
         return (Rejected("flex_attention", f"flex_attention is not verified on {machine.name}", runs=True),)
     why = "compiles a kernel for each new shape; flash_attention_2 does the same work and runs here"

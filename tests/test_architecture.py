@@ -26,6 +26,7 @@ VARIANTS = [
     {"model_type": "gemma3_text", **BASE, "head_dim": 32, "sliding_window": 16},
     {"model_type": "olmo2", **BASE, "attention_bias": True},
     {"model_type": "starcoder2", **BASE, "use_bias": False},
+    {"model_type": "starcoder2", **BASE, "attention_dropout": 0.1, "residual_dropout": 0.1, "embedding_dropout": 0.1},
     {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 4},
     {"model_type": "qwen2", **BASE, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 0},
     {"model_type": "qwen3", **BASE, "num_hidden_layers": 30, "use_sliding_window": True, "sliding_window": 32},

@@ -100,7 +100,7 @@ def plain(tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture
 
 
 def eager(
-    tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture, mask_width: int, single: bool
+    tape: Tape, query: Tensor, key: Tensor, value: Tensor, a: Architecture, mask_width: int, single: bool, cpu: bool
 ) -> Tensor:
     """Scores kept whole: scaled, capped (Gemma 2), masked (which widens them to the mask's dtype), FP32 softmax, and
     the copy that meets the values."""
@@ -120,6 +120,8 @@ def eager(
     del scores
     taken = _narrowed(tape, weights, width)
     del weights
+    if a.attention_dropout and tape.recording:
+        taken = _dropped(tape, taken, cpu)
     taken_value = narrow(tape, value)
 
     def backward(grad: list[Storage]) -> Grads:
@@ -170,6 +172,13 @@ def _softmax(tape: Tape, x: Tensor) -> Tensor:
         return (result,)
 
     return tape.make(out, heads, FP32, (x,), (out,), backward)
+
+
+def _dropped(tape: Tape, x: Tensor, cpu: bool) -> Tensor:
+    heads, width = x.elements, x.width
+    mask = tape.bytes_(per_length=heads * (width if cpu else 1))
+    out = tape.bytes_(per_length=heads * width)
+    return tape.make(out, heads, width, (x,), (mask,), lambda grad: (tape.bytes_(per_length=heads * width),))
 
 
 def _narrowed(tape: Tape, x: Tensor, width: int) -> Tensor:

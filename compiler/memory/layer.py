@@ -10,7 +10,7 @@ from weakref import ref
 from compiler.architecture import Architecture
 from compiler.memory import attention as kernels
 from compiler.memory.lora_kernels import fused_mlp, fused_projection
-from compiler.memory.operations import FP32, Adapter, add, layer_norm, linear, multiply, rms_norm, scale, unary
+from compiler.memory.operations import FP32, Adapter, add, dropout, layer_norm, linear, multiply, rms_norm, scale, unary
 from compiler.memory.static import autocasts, cast_whole
 from compiler.memory.tape import ZERO, Grads, Moment, Size, Storage, Tape, Tensor, highest
 from compiler.quick import dataclass
@@ -209,6 +209,8 @@ def _before_recomputing(a: Architecture, key: LayerKey) -> float:
     operations until one asks for a saved tensor. Casts and multiplications by a number save nothing, nor does a
     4-bit linear without adapter."""
     width = 2 if key.autocast else key.weight_width
+    if a.residual_dropout:
+        return 0.0
     if a.norms_per_layer == 4 or a.model_type == "olmo2":
         return 4 * a.hidden_size  # the norm's cast back
     scaled = width * a.hidden_size if a.model_type == "granite" else 0
@@ -220,15 +222,20 @@ def _before_recomputing(a: Architecture, key: LayerKey) -> float:
 def decoder_layer(tape: Tape, x: Tensor, a: Architecture, key: LayerKey) -> Tensor:
     """Attention and MLP with their norms and residuals, in the order the family's class runs them."""
     before, after = a.model_type != "olmo2", a.norms_per_layer == 4 or a.model_type == "olmo2"
+    named: list[Tensor] = []
     for block in (_attention, _mlp):
         hidden = _norm(tape, x, a, key.full) if before else x
         made = block(tape, hidden, a, key)
         del hidden
         if after:
             made = _norm(tape, made, a, key.full)
+        if a.residual_dropout and tape.recording:
+            made = dropout(tape, made, key.cpu_dropout)
         if a.model_type == "granite":  # residual multiplier
             made = scale(tape, made)
         x = add(tape, x, made)
+        if a.learned_positions:  # GPT-BigCode's block has a name for what attention made until it returns
+            named.append(made)
         del made
     return x
 
@@ -287,7 +294,7 @@ def _kernel(a: Architecture, key: LayerKey, width: int) -> Callable[..., Tensor]
     """Which kernel attends. Without autocast FP32 reaches `sdpa`: CUDA's flash kernel does not take it, nor does the
     memory-efficient one take grouped keys (ATen `sdp_utils.cpp`)."""
     if key.attention == "eager":
-        return partial(kernels.eager, mask_width=key.mask_width, single=key.single)
+        return partial(kernels.eager, mask_width=key.mask_width, single=key.single, cpu=key.cpu_dropout)
     wide = not key.autocast and width == FP32
     if key.attention == "sdpa" and (key.masked or (wide and a.kv_size == a.query_size)):
         return partial(kernels.efficient, masked=key.masked)

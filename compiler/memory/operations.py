@@ -20,7 +20,6 @@ class Adapter:
     """0: no adapter."""
     dropout: bool = False
     cpu_dropout: bool = False
-    """The CPU keeps the scaled mask in the input's dtype, CUDA one byte an element (ATen `native_dropout`)."""
     quant: str = "none"
     """`none`, `4bit`, `8bit`."""
     trainable: bool = False
@@ -158,7 +157,7 @@ def linear(tape: Tape, x: Tensor, outputs: float, kind: Adapter, bias: bool = Fa
     # PEFT casts the input to the factors' dtype; with 4-bit weights only where autocast does not
     wide = not kind.narrow and (kind.quant == "none" or not tape.autocast or kind.ranks > 0)
     source = cast(tape, x, FP32) if wide else x
-    dropped = _dropout(tape, source, kind) if kind.dropout else source
+    dropped = dropout(tape, source, kind.cpu_dropout) if kind.dropout else source
     taken = narrow(tape, dropped)
     del dropped
     low = _small_matmul(tape, taken, elements, rank, kind)
@@ -179,9 +178,10 @@ def _clone(tape: Tape, x: Tensor) -> Tensor:
     return tape.make(tape.bytes_(x.elements * x.width), x.elements, x.width, (x,), (), lambda grad: (grad[0],))
 
 
-def _dropout(tape: Tape, x: Tensor, kind: Adapter) -> Tensor:
+def dropout(tape: Tape, x: Tensor, cpu: bool) -> Tensor:
+    """The CPU keeps the scaled mask in the input's dtype, CUDA one byte an element (ATen `native_dropout`)."""
     elements, width = x.elements, x.width
-    mask = tape.bytes_(elements * (width if kind.cpu_dropout else 1))
+    mask = tape.bytes_(elements * (width if cpu else 1))
     out = tape.bytes_(elements * width)
     return tape.make(out, elements, width, (x,), (mask,), lambda grad: (tape.bytes_(elements * width),))
 

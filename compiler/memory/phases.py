@@ -241,7 +241,10 @@ def _embedding_tail(architecture: Architecture, setup: Setup, static: Static) ->
 def _model_terms(architecture: Architecture, setup: Setup, stream_width: int, layer: LayerCost) -> tuple[Term, ...]:
     """Tensors of the whole model that stay through forward and backward."""
     terms = []
-    scaled = architecture.model_type in SCALED_EMBEDDINGS
+    dropped = architecture.embedding_dropout
+    if dropped:
+        terms.append(Term("embedding_dropout", "mask of a byte an element", 0, float(architecture.hidden_size)))
+    scaled = dropped or architecture.model_type in SCALED_EMBEDDINGS
     leaf = setup.method != "full" and not setup.train_embeddings
     counted = {"off": layer.keeps_input, "on": True, "offload": False}[setup.gradient_checkpointing]
     if leaf and (scaled or not counted):

@@ -27,7 +27,10 @@ class Storage:
         self.tape, self.size = tape, size
         const, token, length, row = tape.live
         tape.live = live = (const + size[0], token + size[1], length + size[2], row + size[3])
-        tape.moments.setdefault((live, tape.released), tape.phase)
+        moments, key = tape.moments, (live, tape.released)
+        tape.anew = key not in moments
+        if tape.anew:
+            moments[key] = tape.phase
 
     def __del__(self) -> None:
         tape, size = self.tape, self.size
@@ -79,6 +82,8 @@ class Tape:
         """Bytes of `kept`."""
         self.released = 0.0
         """Of them, bytes that are gone already where they are added to gradients of an earlier micro-step."""
+        self.anew = False
+        """Whether the last allocation made a moment that was not seen before."""
         self.phase = "forward"
         self.saved_at = 0
         """Moments seen when something was last saved: a recomputation stops there (torch's early stop)."""
@@ -124,7 +129,8 @@ class Tape:
         node = Node(inputs, saved, backward)
         self.nodes.append(node)
         if saved:
-            self.saved_at = len(self.moments) - 1  # the result of the last one that saves is never made again
+            # the result of the last one that saves is never made again; where it was as high before, that was needed
+            self.saved_at = len(self.moments) - self.anew
         return Tensor(storage, elements, width, node)
 
     def backward(self, root: Node | None, grad: list[Storage]) -> None:
