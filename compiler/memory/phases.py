@@ -26,7 +26,10 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     rank = shard(architecture, setup, static)
     layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
     resident = line("", base_terms(setup, static, rank))
-    base = line("", _model_terms(architecture, setup, static.stream_bytes, layer), resident)
+    lasting = line("", _model_terms(architecture, setup, static.stream_bytes, layer), resident)
+    # nobody saves a mask: only what a checkpoint is recomputed with outlives the model's forward, until its backward
+    masks = mask_terms(architecture, setup, static.stream_bytes) if setup.gradient_checkpointing != "off" else ()
+    base = line("", masks, lasting)
     gradients = Term("gradients", _gradient_words(static, rank), rank.gradients)
     running = gradients._replace(const=rank.carried) if setup.zero_stage else gradients
     stack = _stack(architecture, setup, layer, cpu)
@@ -42,11 +45,11 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
     ]
     if setup.zero_stage:
         words = f"gradients, the buckets that reduce them, and what is gathered, at the end of backward{_suffix(rank)}"
-        lines.append(line("backward", (Term("zero_buffers", words, rank.tail),), base))
+        lines.append(line("backward", (Term("zero_buffers", words, rank.tail),), lasting))
     elif setup.method == "full" or setup.train_embeddings:
         tail = root_tail(architecture, setup, rank, gradients)
         tail = tail or (gradients, _embedding_tail(architecture, setup, static))
-        lines.append(line("backward", tail, base))
+        lines.append(line("backward", tail, lasting))
     step = Term(
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
@@ -256,9 +259,7 @@ def _model_terms(architecture: Architecture, setup: Setup, stream_width: int, la
                 float(stream_width * architecture.hidden_size),
             )
         )
-    # nobody saves a mask: only what a checkpoint is recomputed with outlives the model's forward
-    lasting = setup.gradient_checkpointing != "off"
-    return (*terms, *(mask_terms(architecture, setup, stream_width) if lasting else ()))
+    return tuple(terms)
 
 
 def mask_terms(architecture: Architecture, setup: Setup, stream_width: int) -> tuple[Term, ...]:
