@@ -35,6 +35,8 @@ MINIMUM = {
 """What Axolotl wants of any config; none of it touches a row."""
 IGNORED = -100
 """Label of a token that is not learnt (torch's cross-entropy)."""
+NEXT_TURN = "\x1e"
+"""Between the answers of a conversation of several turns."""
 TIMEOUT_S = 1800
 
 
@@ -45,11 +47,11 @@ class Learnt:
     tokens: int
     learnt_tokens: int
     answer: str
-    """The learnt tokens as text, without the end of turn."""
+    """The learnt tokens as text, without the end of turn; several answers with `NEXT_TURN` between them."""
     ended: bool
-    """The last learnt token is an end of turn, and no other is."""
+    """Every answer ends with an end of turn, and no other is learnt."""
     whole: bool
-    """The learnt tokens are one run and equal the input there."""
+    """The learnt tokens of each answer are one run and equal the input there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,15 @@ def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequ
 
 
 def _answers(path: Path) -> Iterator[str]:
-    """The last message of every row. Raises WorldProblem where the table cannot be read."""
+    """What every row says as the assistant. Raises WorldProblem where the table cannot be read."""
     csv.field_size_limit(100_000_000)
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                yield json.loads(row["messages"])[-1]["content"]
+                messages = json.loads(row["messages"])
+                if messages[-1]["role"] != "assistant":
+                    raise ValueError("a row does not end with an answer")
+                yield NEXT_TURN.join(turn["content"] for turn in messages if turn["role"] == "assistant")
     except FileNotFoundError as error:
         raise WorldProblem(f"{path} does not exist", fix="run `recipe data`, then `recipe build`") from error
     except (KeyError, ValueError, TypeError, IndexError, csv.Error) as error:
@@ -165,15 +170,31 @@ def _prepared(folder: Path, settings: Mapping) -> Iterator[Learnt]:
 
 
 def learnt(input_ids: list[int], labels: list[int], ends: set[int], decode) -> Learnt:
-    """One prepared row. `ends`: ids of end-of-turn tokens; `decode`: ids -> text."""
+    """One prepared row. `ends`: ids of end-of-turn tokens; `decode`: ids -> text. A conversation of several turns
+    learns each answer."""
     places = [place for place, label in enumerate(labels) if label != IGNORED]
-    tokens = [labels[place] for place in places]
-    # templates put a line end behind the end of turn, which is learnt with it
-    last = max((place for place, token in enumerate(tokens) if token in ends), default=None)
-    ended = last is not None and not decode(tokens[last + 1 :]).strip() and not ends & set(tokens[:last])
-    one_run = bool(places) and places[-1] - places[0] == len(places) - 1
-    same = all(input_ids[place] == token for place, token in zip(places, tokens, strict=True))
-    return Learnt(len(input_ids), len(tokens), decode(tokens[:last]), ended, one_run and same)
+    turns: list[list[int]] = [[]]
+    for place in places:
+        turns[-1].append(place)
+        if labels[place] in ends:
+            turns.append([])
+    rest = turns.pop()
+    if not turns or decode([labels[place] for place in rest]).strip():
+        turns, ended = [*turns, rest], False
+    else:  # templates put a line end behind the end of turn, which is learnt with it
+        turns = [_without_line_end(turn, labels, decode) for turn in turns]
+        ended = all(len(turn) > 1 for turn in turns)
+    said = [decode([labels[place] for place in turn if labels[place] not in ends]) for turn in turns]
+    one_run = bool(places) and all(turn[-1] - turn[0] == len(turn) - 1 for turn in turns)
+    same = all(input_ids[place] == labels[place] for place in places)
+    return Learnt(len(input_ids), len(places), NEXT_TURN.join(said), ended, one_run and same)
+
+
+def _without_line_end(turn: list[int], labels: list[int], decode) -> list[int]:
+    """The places of a turn without the line end of the turn before."""
+    while len(turn) > 1 and turn[1] != turn[0] + 1 and not decode([labels[turn[0]]]).strip():
+        turn = turn[1:]
+    return turn
 
 
 def report(proof: Proof) -> list[str]:

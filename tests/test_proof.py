@@ -9,7 +9,7 @@ from axolotl_project import PINNED, build, call, conversations, make_project
 from click.testing import CliRunner
 
 from compiler.cli import main
-from compiler.proof import IGNORED, _proof, learnt, prove, report
+from compiler.proof import IGNORED, NEXT_TURN, _proof, learnt, prove, report
 
 END, NEWLINE = 9, 8
 WORDS = {1: "What", 2: "?", 3: "A", 4: " thing", NEWLINE: "\n", END: "<end>"}
@@ -22,6 +22,13 @@ def decode(ids):
 def test_a_good_row_learns_its_answer_and_the_end():
     row = learnt([1, 2, END, 3, 4, END, NEWLINE], [IGNORED] * 3 + [3, 4, END, NEWLINE], {END}, decode)
     assert (row.tokens, row.learnt_tokens, row.answer, row.ended, row.whole) == (7, 4, "A thing", True, True)
+
+
+@pytest.mark.parametrize("behind", [IGNORED, NEWLINE])
+def test_a_conversation_learns_each_of_its_answers(behind):
+    tokens = [1, 3, END, NEWLINE, 2, 4, END, NEWLINE]
+    row = learnt(tokens, [IGNORED, 3, END, behind, IGNORED, 4, END, behind], {END}, decode)
+    assert (row.answer.split(NEXT_TURN), row.ended, row.whole) == ([decode([3]), decode([4])], True, True)
 
 
 @pytest.mark.parametrize(
