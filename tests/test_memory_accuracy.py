@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMISED_MEAN, PROMISED_WORST = 0.01, 0.03
-ACHIEVED_MEAN = {"development": 0.0006, "drawn": 0.0010, "fresh": 0.0025, "hold-out": 0.0012}
+ACHIEVED_MEAN = {
+    "development": 0.0006, "drawn": 0.0010, "fresh": 0.0025, "fourth": 0.0007, "fifth": 0.0008, "hold-out": 0.0012,
+}  # fmt: skip
 """Of docs/accuracy.md, rounded up: a change that makes the forms worse fails here long before the promise is broken."""
 
 
