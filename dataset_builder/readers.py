@@ -31,6 +31,8 @@ def pdf(data: bytes) -> tuple[str, str]:
             raise Unreadable(f"{len(reader.pages)} pages; at most {MAX_PDF_PAGES} are read")
         pages = [page.extract_text() or "" for page in reader.pages]
         title = str((reader.metadata or {}).get("/Title") or "").strip()
+        if re.fullmatch(r"(?i)\(?(?:anonymous|untitled|unknown|unspecified)\)?|microsoft \w+ - .*", title):
+            title = ""  # a writer's default
     except (
         PyPdfError,
         ValueError,
@@ -107,7 +109,8 @@ def docx(data: bytes) -> tuple[str, str]:
                         if b"<!DOCTYPE" in stream.read(4096):  # no Word document declares entities
                             raise Unreadable("declares XML entities")
         images = mammoth.images.img_element(lambda image: {"src": ""})
-        html = mammoth.convert_to_html(io.BytesIO(data), convert_image=images).value
+        titles = "p[style-name='Title'] => h1:fresh"  # Word's own style, which mammoth reads as a paragraph
+        html = mammoth.convert_to_html(io.BytesIO(data), convert_image=images, style_map=titles).value
     except Unreadable:
         raise
     except Exception as error:  # mammoth and zipfile raise whatever their own code trips over in a damaged file

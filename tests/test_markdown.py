@@ -382,6 +382,8 @@ def test_pdf():
         read("a.pdf", pdf(["The allocator keeps five", "mega-", "bytes of memory."])).markdown
         == "The allocator keeps five megabytes of memory.\n"
     )
+    unnamed = pdf(["The allocator keeps five"]).replace(b"/Size 6>>", b"/Size 6/Info<</Title(\\(anonymous\\))>>>>")
+    assert read("my-notes.pdf", unnamed).title == read("my-notes.pdf", pdf(["The allocator keeps five"])).title
     with pytest.raises(Unreadable, match="images"):
         read("a.pdf", pdf([]))
     for broken in (b"", b"%PDF-1.4 rubbish", pdf(["x"])[:200]):
