@@ -52,7 +52,7 @@ def rows(
         [(one, view) for view in found[one.pair.id] if same(view[1]) not in taken] for one in parts.train
     ]
     absent = round(total * not_in_docs)
-    chosen = _fill(trainable, total - absent)
+    chosen = _fill(_each_once(trainable), total - absent)
     train = [row(grounded, view, system) for grounded, view in chosen]
     # where rows run out, the share is still one of the rows there are
     absent = min(absent, round(len(train) * not_in_docs / (1 - not_in_docs)))
@@ -74,6 +74,15 @@ def with_existing(made: Rows, existing: Sequence[Row]) -> Rows:
     """The rows and those taken over from elsewhere, except where they ask what is held out."""
     held = {same(row.instruction) for row in (*made.recall, *made.transfer)}
     return replace(made, train=(*made.train, *(row for row in existing if same(row.instruction) not in held)))
+
+
+def _each_once(trainable: Sequence[Sequence[tuple[Grounded, View]]]) -> list[list[tuple[Grounded, View]]]:
+    """The views of each pair without those that say what another pair's view says: left out before rows are counted, so
+    that others take their place. Of two pairs the one of the lower id keeps it, whatever the order."""
+    owner: dict[tuple[str, str], str] = {}
+    for one, (_, question, answer) in (item for found in trainable for item in found):
+        owner[question, answer] = min(owner.get((question, answer), one.pair.id), one.pair.id)
+    return [[item for item in found if owner[item[1][1:]] == item[0].pair.id] for found in trainable]
 
 
 def _once(train: list[Row]) -> list[Row]:

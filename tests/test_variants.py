@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -140,6 +141,15 @@ def test_a_system_prompt_stands_in_front():
 def test_drift_is_dropped_with_its_reason(view, why):
     parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
     assert why in (variants.drift(parent, view) or "").lower()
+
+
+def test_a_row_that_two_pairs_would_make_costs_none_of_the_total():
+    first, second = PAIRS[0], PAIRS[1]
+    same_view = ("reworded", first.pair.question, first.pair.answer)
+    parts = Split((first, replace(second, pair=replace(second.pair, question=same_view[1], answer=same_view[2]))), (),
+                  frozenset())  # fmt: skip
+    found = variants.rows(parts, KNOWN, 4, 0.0, None)
+    assert (len(found.train), found.missing) == (4, 0)
 
 
 def test_views_of_a_model_come_first_and_are_checked():
