@@ -359,7 +359,9 @@ dataset:
 
 def command(folder: Path, *arguments: str, **more) -> subprocess.Popen:
     (folder / "recipe.yaml").write_text(RECIPE)
-    code = "import sys\nfrom compiler.cli import main\nsys.argv[0] = 'recipe'\nmain()"
+    # tests that a shell runs in the background ignore Ctrl-C, and so would what they start
+    code = ("import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from compiler.cli import main\nsys.argv[0] = 'recipe'\nmain()")  # fmt: skip
     return subprocess.Popen([sys.executable, "-c", code, "review", "recipe.yaml", *arguments], cwd=folder, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **more)  # fmt: skip
