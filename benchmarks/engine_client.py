@@ -1,6 +1,6 @@
 """The client that `engine.py` measures, in a process of its own. Prints its figures once all is asked.
 
-    python benchmarks/engine_client.py API_BASE LEDGER COUNT BARE
+    python benchmarks/engine_client.py API_BASE LEDGER COUNT SLOTS BARE
 """
 
 from __future__ import annotations

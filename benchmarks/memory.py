@@ -54,7 +54,7 @@ def plan(root: Path) -> dict[str, float]:
     from dataset_builder import answer_first, coverage, pairs, views
     from dataset_builder.ask import plans_for, shuffled
     from dataset_builder.build import Place, chunks_of, read
-    from dataset_builder.engine import warm
+    from dataset_builder.loading import warm
     from dataset_builder.progress import Quiet
     from dataset_builder.spec import Dataset
 

@@ -121,7 +121,9 @@ def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequ
 
 def _answers(path: Path) -> Iterator[str]:
     """What every row says as the assistant. Raises WorldProblem where the table cannot be read."""
-    csv.field_size_limit(100_000_000)
+    from dataset_builder.table import whole_cells
+
+    whole_cells()
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):

@@ -6,24 +6,19 @@ import asyncio
 import contextlib
 import random
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dataset_builder.jobs import Ended, Inbox, Job, Patience, Standing
+from dataset_builder.jobs import Ended, Inbox, Job, Patience, Standing, quick_turns
 from dataset_builder.ledger import Ledger, Request
 from dataset_builder.limits import FAULT, OVERLOAD, Limiter, backoff_seconds
 from dataset_builder.liveness import Liveness
 from dataset_builder.money import FREE, Budget
 from dataset_builder.problems import BuildProblem, CostCapReached
 from dataset_builder.transport import FATAL, HUNG, REFUSED, Endpoint, Trouble
-
-SWITCH_SECONDS = 0.0005
-"""After which a busy caller lets the calls' thread go on, which needs the interpreter a dozen times between an answer's
-arrival and its commit. Python's own 5 ms would make that 60 ms, and an answer that is not committed is bought again."""
 
 
 class _Nobody:
@@ -58,8 +53,7 @@ class Caller:
         self._life = Liveness(patience, self.limiter)
         self._refusals = 0
         self._bug: Exception | None = None
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_SECONDS, self._switch_s))
+        self._held.enter_context(quick_turns())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
         self._thread.start()
@@ -89,7 +83,6 @@ class Caller:
         self._thread.join(10)
         self._loop.close()
         self._held.close()
-        sys.setswitchinterval(self._switch_s)
 
     def standing(self) -> Standing:
         counted = self.priced and self.budget.price != FREE

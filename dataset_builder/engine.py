@@ -53,24 +53,6 @@ class Outcome(Generic[T]):
     problem: str | None = None
 
 
-def warm() -> None:
-    """Begins to load litellm (seconds) in a thread; call it as soon as it is likely that there will be calls.
-
-    Not a daemon: a run that needed no call at all ended during the import, and the interpreter then kills the thread
-    inside C++ code, which aborts the process ("FATAL: exception not rethrown") after everything was written.
-    """
-    threading.Thread(target=_warmed, name="litellm").start()
-
-
-def _warmed() -> None:
-    """A run that ends early ends this import in its middle ("can't register atexit after shutdown"): nobody wants it
-    any more then. Where it is wanted, the first call imports again and says what is wrong."""
-    from dataset_builder.loading import litellm
-
-    with contextlib.suppress(Exception):
-        litellm()
-
-
 def attempt_of(request: Request, number: int) -> Request:
     """The request as it is asked for the `number`-th time (from 0): another seed each, and some temperature, without
     which many servers would give the same answer again."""
@@ -98,10 +80,6 @@ class Engine:
         self._process = process
         self._caller: Calls | None = None
         self._price_told = False
-
-    def warm(self) -> None:
-        """As `warm`."""
-        warm()
 
     def run(self, requests: Iterable[Request], parse: Callable[[Reply], T], total: int | None = None,
             ) -> Iterator[Outcome[T]]:

@@ -45,7 +45,7 @@ class Foresight:
         """To be called with a form and the first good reply in it: the first chunks need not wait for the others.
         The requests in the form that most models keep are made ready now, beside waiting for that reply."""
         likely = probe.LIKELIEST
-        ready = self._requests(chunks, likely)
+        ready = self.engine.ledger.unanswered(self._requests(chunks, likely))
 
         def hopeful(form: str, reply: Reply) -> None:
             if reply.seconds <= HASTE_SECONDS:
@@ -59,8 +59,7 @@ class Foresight:
 
     def _requests(self, chunks: Sequence[Chunk], path: str) -> list[Request]:
         generator = self.engine.generator
-        made = [pairs.pairs_request(pairs.Plan(one, pairs.wanted_pairs(one)), generator, path) for one in chunks]
-        return self.engine.ledger.unanswered(made)
+        return [pairs.pairs_request(pairs.Plan(one, pairs.wanted_pairs(one)), generator, path) for one in chunks]
 
     def candidates(self, found: Sequence[Grounded]) -> None:
         """Pairs that passed the code's checks, repetitions left out: the judge sees each, or else they are as good as

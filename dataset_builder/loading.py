@@ -24,6 +24,22 @@ _LOCK = threading.Lock()
 _RUNNING = threading.RLock()
 
 
+def warm() -> None:
+    """Begins to load litellm (seconds) in a thread; call it as soon as it is likely that there will be calls.
+
+    Not a daemon: a run that needed no call at all ended during the import, and the interpreter then kills the thread
+    inside C++ code, which aborts the process ("FATAL: exception not rethrown") after everything was written.
+    """
+    threading.Thread(target=_warmed, name="litellm").start()
+
+
+def _warmed() -> None:
+    """A run that ends early ends this import in its middle ("can't register atexit after shutdown"): nobody wants it
+    any more then. Where it is wanted, the first call imports again and says what is wrong."""
+    with contextlib.suppress(Exception):
+        litellm()
+
+
 def litellm() -> ModuleType:
     """The library, imported on first use, quiet, without telemetry and without a download of prices."""
     with _LOCK:  # a thread that warms up and one that calls must not both prepare the import

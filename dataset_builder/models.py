@@ -48,12 +48,12 @@ class Models:
         """To be called as soon as it is likely that there will be calls: loads litellm beside reading, and lets the
         generator answer what is asked of every model, which depends on no document."""
         if self._process is None:
-            from dataset_builder.engine import warm
+            from dataset_builder.loading import warm
 
             warm()
             return
         self._process.begin()
-        if not self._dataset.generator.model.startswith("embedded"):  # it may have to be downloaded first
+        if not self._dataset.generator.is_embedded:  # it may have to be downloaded first
             from dataset_builder import probe
 
             self.generator.foresee(probe.first_requests(self._dataset.generator))

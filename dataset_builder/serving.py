@@ -6,7 +6,6 @@ for as long as a stopped run would wait for it, and ends.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.loading import litellm
+from dataset_builder.loading import warm
 
 SLACK_SECONDS = 15.0
 """On top of the patience for answers on their way, before it ends whatever still runs."""
@@ -31,7 +30,7 @@ def main(end: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     # litellm makes a coroutine in one step and awaits it in another; a call that is cancelled in between warns
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    threading.Thread(target=_warm, name="litellm", daemon=True).start()
+    warm()
 
     from dataset_builder.wire import Wire
 
@@ -50,11 +49,6 @@ def main(end: int) -> None:
         if caller.caller is not None:  # else nothing was asked yet
             caller.thread.join(caller.patience.drain_s + SLACK_SECONDS)
     os._exit(0)  # threads of libraries must not hold it up; what counts is committed
-
-
-def _warm() -> None:
-    with contextlib.suppress(Exception):  # who needs it imports again and hears what is wrong
-        litellm()
 
 
 class _Served:

@@ -56,6 +56,11 @@ class Generator(Strict):
     timeout_s: float = Field(default=300, gt=0)
     """Of one request, in seconds."""
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is the one that we serve ourselves."""
+        return self.model.startswith("embedded")
+
 
 class Evaluation(Strict):
     """Questions set aside before variants are made."""

@@ -38,10 +38,15 @@ def csv_text(rows: Iterable[Row]) -> str:
     return out.getvalue()
 
 
+def whole_cells() -> None:
+    """Lets the csv module read cells of any length: Python's own limit of 131,072 characters is none of the format."""
+    csv.field_size_limit(100_000_000)
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV written by `csv_text`. Raises BuildProblem with the line for a wrong header or number of
     cells."""
-    csv.field_size_limit(100_000_000)  # Python's own limit of 131,072 characters is none of the format
+    whole_cells()
     with Path(path).open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         try:

@@ -45,7 +45,7 @@ class Endpoint:
     def __init__(self, generator: Generator, api_base: str | None = None) -> None:
         self.model = generator.model
         self.where = api_base or generator.api_base
-        self.served_as = "openai/embedded" if generator.model.startswith("embedded") else None
+        self.served_as = "openai/embedded" if generator.is_embedded else None
         """litellm's name where it differs from the recipe's."""
         self._common: dict = {"num_retries": 0, "max_retries": 0, "timeout": 20 * generator.timeout_s}
         if self.where:

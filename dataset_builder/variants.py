@@ -60,7 +60,6 @@ def rows(
     transfer = tuple(
         row(grounded, ("direct", grounded.pair.question, grounded.pair.answer), system) for grounded in parts.transfer
     )
-    train = _once(train)
     return Rows(
         tuple(sorted(train, key=lambda one: digest(one.parent, one.id))),
         tuple(sorted((row(*item, system) for item in held), key=lambda one: one.id)),
@@ -85,17 +84,6 @@ def _each_once(trainable: Sequence[Sequence[tuple[Grounded, View]]]) -> list[lis
     return [[item for item in found if owner[item[1][1:]] == item[0].pair.id] for found in trainable]
 
 
-def _once(train: list[Row]) -> list[Row]:
-    """The same question with the same answer twice teaches nothing new."""
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for one in train:
-        if (one.instruction, one.output) not in seen:
-            seen.add((one.instruction, one.output))
-            kept.append(one)
-    return kept
-
-
 class Wordings:
     """The views of trained pairs that keep their facts, each found once: beside waiting for a model, where one writes
     some of them, since a pair's views depend on no other answer."""
@@ -116,18 +104,20 @@ class Wordings:
 def _views(
     grounded: Grounded, known: Corpus, by_model: Sequence[View], other: Grounded | None
 ) -> tuple[list[View], list[Dropped]]:
-    """All views of a pair that keep its fact, the first ones of different kinds, and those that do not. `other`: what
-    it is compared with."""
+    """All views of a pair that keep its fact, each question with its answer once and the first ones of different kinds,
+    and those that do not keep it. `other`: what it is compared with."""
     made = views.all_views(grounded, known)
     compared = [comparison(grounded, other)] if other else []
     found = [made[0], *by_model, *compared, *made[1:]]
     kept: list[View] = []
+    said: set[tuple[str, str]] = set()
     dropped: list[Dropped] = []
     for view in found:
         problem = drift(grounded, view, other if view[0] == "comparison" else None)
         if problem is None and view in by_model:  # its answer is not the document's own sentence
             problem = view_problem(grounded, view)
-        if problem is None and view not in kept:
+        if problem is None and view[1:] not in said:
+            said.add(view[1:])
             kept.append(view)
         elif problem:
             dropped.append(

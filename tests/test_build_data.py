@@ -144,7 +144,7 @@ def test_a_changed_document_asks_only_for_what_is_new(project, monkeypatch):
 def test_litellm_is_loaded_beside_reading_but_only_where_there_is_something_to_ask(project, monkeypatch):
     events: list[str] = []
     real = building.read
-    monkeypatch.setattr("dataset_builder.engine.warm", lambda: events.append("load"))
+    monkeypatch.setattr("dataset_builder.loading.warm", lambda: events.append("load"))
     monkeypatch.setattr(building, "read", lambda *a: (events.append("read"), real(*a))[1])
     Scripted(monkeypatch, weak)
     run("--until", "chunk")

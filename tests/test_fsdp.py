@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gloo_ranks import outputs
 from planner_cases import CPU, DEV, GEMMA, LLAMA_1B, LLAMA_8B, PHI, QWEN, SMALL, case
 
 from compiler.choose import why_not
@@ -67,26 +65,12 @@ def test_two_real_processes_hold_what_the_trace_and_the_plan_say(method: str, tm
 
     from compiler.trace.step import trace_step
 
-    ranks = [_start(rank, tmp_path / "store", method) for rank in range(2)]
-    told = []
-    for process in ranks:
-        output, errors = process.communicate(timeout=280)
-        assert process.returncode == 0, errors[-3000:]
-        told.append(json.loads(output.splitlines()[-1]))
+    ranks = outputs("sharded_processes.py", tmp_path / "store", method, timeout_s=280)
+    told = [json.loads(output.splitlines()[-1]) for output in ranks]
     traced = trace_step(architecture(), setup_of(method), on_cpu=True)
     assert told[0] == {"resident": traced.resident_bytes, "peak": traced.total_bytes}
     assert told[1]["peak"] <= told[0]["peak"], "rank 0 has the larger part of uneven rows"
     assert live_bytes(architecture(), setup_of(method), True) == pytest.approx(told[0]["peak"], rel=0.02)
-
-
-def _start(rank: int, store: Path, method: str) -> subprocess.Popen[str]:
-    here = Path(__file__).resolve().parent
-    paths = os.pathsep.join([str(here), str(here.parent)])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, str(here / "sharded_processes.py"), str(rank), "2", str(store), method]
-    return subprocess.Popen(
-        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 def test_shards_of_uneven_rows_are_padded() -> None:

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import pytest
 from mock_server import mock_server
+from test_engine import HASTY, pairs, requests
 
-from dataset_builder.engine import Engine, Patience, Request
+from dataset_builder.engine import Engine
 from dataset_builder.jobs import Ended
 from dataset_builder.ledger import Ledger
 from dataset_builder.problems import BuildProblem, CostCapReached
 from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Quiet
-from dataset_builder.replies import json_in
 from dataset_builder.spec import Generator
 from dataset_builder.wire import CallsFailed, portable
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*completion' was never awaited:RuntimeWarning")
-HASTY = Patience(silent_start_s=1, silent_s=1.5, drain_s=5)
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +31,6 @@ def process():
     """One for all tests that leave it alive: it takes seconds to start."""
     with CallsProcess() as one:
         yield one
-
-
-def requests(count: int, model: str = "openai/mock", **changes):
-    for number in range(count):
-        messages = (("system", "You write questions."), ("user", f"Page {number}: the card has a slot. " * 8))
-        yield replace(Request(model, messages, stage="questions"), **changes)
-
-
-def pairs(reply):
-    return json_in(reply.text)["pairs"]
 
 
 @contextmanager

@@ -152,6 +152,14 @@ def test_a_row_that_two_pairs_would_make_costs_none_of_the_total():
     assert (len(found.train), found.missing) == (4, 0)
 
 
+def test_a_view_that_a_model_writes_under_two_names_costs_none_of_the_total():
+    parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
+    twice = [(name, "What now, `--flag-a`?", "Yes: `--flag-a` sets it, 3 entries.") for name in ("symptom", "how-to")]
+    found = made(4 * len(PAIRS), by_model={parent.pair.id: twice})
+    assert len(found.train) == 4 * len(PAIRS) and found.missing == 0
+    assert sum(row.instruction == twice[0][1] for row in found.train) == 1
+
+
 def test_views_of_a_model_come_first_and_are_checked():
     parent = next(one for one in PAIRS if "`--flag-a`" in one.pair.question)
     good = ("symptom", "My blob cache is too small. What now, `--flag-a`?", "Yes: `--flag-a` sets it, 3 entries.")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gloo_ranks import outputs
 from zero_processes import FULL, LORA, SETUPS, architecture, config_of
 
 from compiler.memory import live_bytes
@@ -24,29 +23,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     """Of every setup what rank 0 and rank 1 hold."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
-    folder = tmp_path_factory.mktemp("zero")
-    ranks = [_start(rank, folder) for rank in range(2)]
+    ranks = outputs("zero_processes.py", tmp_path_factory.mktemp("zero") / "store", timeout_s=580)
     found: dict[str, list[dict]] = {}
-    for process in ranks:
-        output, errors = process.communicate(timeout=580)
-        assert process.returncode == 0, errors[-3000:]
+    for output in ranks:
         for text in output.splitlines():
             if text.startswith('{"name"'):
                 one = json.loads(text)
                 found.setdefault(one["name"], []).append(one)
     return found
-
-
-def _start(rank: int, folder: Path) -> subprocess.Popen[str]:
-    here = Path(__file__).resolve().parent
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
-    command = [sys.executable, str(here / "zero_processes.py"), str(rank), "2", str(folder / "store")]
-    return subprocess.Popen(
-        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 @pytest.mark.e2e
@@ -60,13 +44,12 @@ def test_two_real_processes_hold_what_the_plan_says(told: dict[str, list[dict]],
     away = setup.offload != "none"
     for one in told[name]:
         parts = one["parts"]
-        on_host = (parts["states"] + parts["fp32_gradients"] + parts["share"]) * away + parts["host"]
         weights = planned.weights + planned.adapters + planned.host_weights / 2
         assert parts["weights"] == pytest.approx(weights, rel=0.003)
         assert parts["states"] * (not away) == pytest.approx(planned.states, rel=0.003)
         buffers = parts["buckets"] + parts["share"] * (not away) + parts["returning"]
         assert buffers == pytest.approx(planned.buffers, rel=0.003)
-        assert on_host == pytest.approx(planned.host_states / 2, rel=0.01)
+        assert _host(parts, away) == pytest.approx(planned.host_states / 2, rel=0.01)
     phases = ("forward", "backward") if away else ("forward", "backward", "optimizer")  # on the host otherwise
     peaks = [max(one["peaks"][phase] for phase in phases) - _host(one["parts"], away) for one in told[name]]
     moved = planned.host_weights / 2
@@ -75,6 +58,17 @@ def test_two_real_processes_hold_what_the_plan_says(told: dict[str, list[dict]],
 
 def _host(parts: dict[str, int], away: bool) -> int:
     return (parts["states"] + parts["fp32_gradients"] + parts["share"]) * away + parts["host"]
+
+
+def test_the_page_shows_the_forms_of_today() -> None:
+    """The processes' column of docs/accuracy.md is of one run of the test above; the forms' column is the forms'."""
+    page = (Path(__file__).parent.parent / "benchmarks" / "accuracy_zero.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| (?:full|LoRA),", line)]
+    planned = [live_bytes(architecture(), setup, True) for setup in SETUPS.values()]
+    assert [int(row[2].replace(",", "")) for row in rows] == planned
+    for _, measured, form, error in rows:
+        true, shown = (int(text.replace(",", "")) for text in (measured, form))
+        assert f"{shown / true - 1:+.2%}" == error
 
 
 def test_buckets_are_no_larger_than_what_they_reduce() -> None:

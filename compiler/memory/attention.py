@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.architecture import Architecture
-from compiler.memory.operations import FP32, HALF, narrow, scale
+from compiler.memory.operations import FP32, HALF, dropout, narrow, scale
 from compiler.memory.tape import Grads, Storage, Tape, Tensor
 
 
@@ -121,7 +121,7 @@ def eager(
     taken = _narrowed(tape, weights, width)
     del weights
     if a.attention_dropout and tape.recording:
-        taken = _dropped(tape, taken, cpu)
+        taken = dropout(tape, taken, cpu, "per_length")
     taken_value = narrow(tape, value)
 
     def backward(grad: list[Storage]) -> Grads:
@@ -172,13 +172,6 @@ def _softmax(tape: Tape, x: Tensor) -> Tensor:
         return (result,)
 
     return tape.make(out, heads, FP32, (x,), (out,), backward)
-
-
-def _dropped(tape: Tape, x: Tensor, cpu: bool) -> Tensor:
-    heads, width = x.elements, x.width
-    mask = tape.bytes_(per_length=heads * (width if cpu else 1))
-    out = tape.bytes_(per_length=heads * width)
-    return tape.make(out, heads, width, (x,), (mask,), lambda grad: (tape.bytes_(per_length=heads * width),))
 
 
 def _narrowed(tape: Tape, x: Tensor, width: int) -> Tensor:

@@ -19,8 +19,8 @@ def _width(tape: Tape, x: Tensor) -> int:
 
 def _copied(width: int, kind: Adapter) -> int:
     """Bytes of an element of a factor's copy: none where the kernels compute in FP32, as the factors are, and none
-    under FSDP and DeepSpeed, whose factors are in two bytes already."""
-    return 0 if width == FP32 or kind.ranks or kind.narrow else width
+    where the factors come in two bytes."""
+    return 0 if width == FP32 or kind.narrowed_before else width
 
 
 def _matmul(tape: Tape, inputs: float, outputs: float, kind: Adapter, width: int) -> Storage:
@@ -71,7 +71,7 @@ def fused_projection(tape: Tape, x: Tensor, outputs: list[int], kind: Adapter) -
             del weight
         low.clear()
         incoming.clear()
-        _hand_over(tape, made, FP32 if kind.ranks or kind.narrow else width)  # FSDP reduces them later
+        _hand_over(tape, made, FP32 if kind.narrowed_before else width)
         return result
 
     function = tape.make(results[0], 0, width, (x,), (x.storage, copies), backward)
@@ -102,7 +102,7 @@ def fused_mlp(tape: Tape, x: Tensor, mlp: int, kind: Adapter) -> Tensor:
         weight = _weight(tape, kind, hidden * mlp)
         del weight, grad_down
         grad.clear()
-        _hand_over(tape, made, FP32 if kind.ranks or kind.narrow else width)  # FSDP reduces them later
+        _hand_over(tape, made, FP32 if kind.narrowed_before else width)
         return (result,)
 
     return tape.make(out, hidden, width, (x,), (x.storage, gate, up, copies), backward)

@@ -33,6 +33,11 @@ class Adapter:
     narrow: bool = False
     """DeepSpeed: the factors are two bytes wide, like all else, and nothing is cast."""
 
+    @property
+    def narrowed_before(self) -> bool:
+        """FSDP and DeepSpeed bring the factors in two bytes, and reduce their gradients later."""
+        return self.narrow or self.ranks > 0
+
 
 def cast(tape: Tape, x: Tensor, width: int) -> Tensor:
     if x.width == width:
@@ -178,12 +183,14 @@ def _clone(tape: Tape, x: Tensor) -> Tensor:
     return tape.make(tape.bytes_(x.elements * x.width), x.elements, x.width, (x,), (), lambda grad: (grad[0],))
 
 
-def dropout(tape: Tape, x: Tensor, cpu: bool) -> Tensor:
-    """The CPU keeps the scaled mask in the input's dtype, CUDA one byte an element (ATen `native_dropout`)."""
+def dropout(tape: Tape, x: Tensor, cpu: bool, per: str = "per_token") -> Tensor:
+    """The CPU keeps the scaled mask in the input's dtype, CUDA one byte an element (ATen `native_dropout`). `per`: what
+    `x.elements` are of, as `Tape.bytes_` calls it."""
     elements, width = x.elements, x.width
-    mask = tape.bytes_(elements * (width if cpu else 1))
-    out = tape.bytes_(elements * width)
-    return tape.make(out, elements, width, (x,), (mask,), lambda grad: (tape.bytes_(elements * width),))
+    whole = {per: elements * width}
+    mask = tape.bytes_(**{per: elements * (width if cpu else 1)})
+    out = tape.bytes_(**whole)
+    return tape.make(out, elements, width, (x,), (mask,), lambda grad: (tape.bytes_(**whole),))
 
 
 def _small_matmul(tape: Tape, x: Tensor, inputs: float, outputs: float, kind: Adapter) -> Tensor:

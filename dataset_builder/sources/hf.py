@@ -209,7 +209,9 @@ def _records(source: HfSource, root: Path) -> list[dict]:
     try:
         text = data.decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
-            csv.field_size_limit(100_000_000)
+            from dataset_builder.table import whole_cells
+
+            whole_cells()
             return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             records = [_json_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
