@@ -62,7 +62,7 @@ def _option(found: Search, chosen: Setup, name: str, value: Any) -> Alternative 
             return None
         text = f"{word(value)}: {miss(found, least)}"
         return _alternative(found, least, name, text)
-    text = f"{word(value)}: fits, {slower(found, best, chosen)}{_besides(best, chosen, name)}"
+    text = f"{word(value)}: fits, {slower(found, best, chosen)}{besides(best, chosen, name)}"
     return _alternative(found, best, name, text)
 
 
@@ -164,7 +164,7 @@ def slower(found: Search, setup: Setup, chosen: Setup) -> str:
     return f"{size}, {rate:,.0f} tokens/s, {percent(1 - rate / best)} slower"
 
 
-def _besides(setup: Setup, chosen: Setup, name: str) -> str:
+def besides(setup: Setup, chosen: Setup, name: str) -> str:
     """What else differs between an alternative and the choice."""
     differing = [
         f"{other} {word(getattr(setup, other))}"
@@ -211,7 +211,7 @@ def more_memory(found: Search, chosen: Setup) -> Alternative | None:
     before, after = found.tokens_per_second(chosen), found.tokens_per_second(best)
     if best == chosen or after <= before * 1.0005:
         return _alternative(found, best, None, f"{format_size(NEXT_BYTES)} more would buy no speed")
-    changes = _besides(best, chosen, "").removeprefix(" (with ").removesuffix(")")
+    changes = besides(best, chosen, "").removeprefix(" (with ").removesuffix(")")
     text = f"{format_size(NEXT_BYTES)} more would make it {percent(after / before - 1)} faster: {changes}"
     return _alternative(found, best, None, text)
 

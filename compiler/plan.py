@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.choose import Search, machine_for, search
-from compiler.compare import alternatives, frontier, miss, more_memory, slower
+from compiler.compare import alternatives, besides, frontier, miss, more_memory, slower
 from compiler.constraints import inexpressible
 from compiler.memory import predict_memory, verdict
 from compiler.rules import RULES_AFTER, RULES_BEFORE, Draft, Rule
@@ -105,7 +105,7 @@ def _weighed(found: Search, setup: Setup, name: str) -> str:
         least = min(smallest, key=found.peak_bytes)
         return f"{getattr(least, name)} {miss(found, least)}"
     rival = max(fitting, key=found.tokens_per_second)
-    return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}"
+    return f"next best: {getattr(rival, name)}, {slower(found, rival, setup)}{besides(rival, setup, name)}"
 
 
 def _leans_on(measured: Measured | None) -> list[str]:
