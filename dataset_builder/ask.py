@@ -17,7 +17,6 @@ from dataset_builder.judge import Bench
 from dataset_builder.ledger import in_shard
 from dataset_builder.pool import NOTHING_DECIDED, Pool, deduplicated
 from dataset_builder.probe import probe
-from dataset_builder.review.decisions import key
 from dataset_builder.review.settle import Settled
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.runner import HERE, Runner
@@ -140,10 +139,18 @@ def _ask_chunks(
     return None
 
 
+def turn(chunk: Chunk, seed: int) -> str:
+    """When a chunk's turn comes. It goes by what the model is shown, so that documents which are renamed or moved keep
+    their answers and their pairs."""
+    return digest(str(seed), *chunk.heading_path, chunk.text)
+
+
 def shuffled(chunks: Sequence[Chunk], seed: int, shard: tuple[int, int] = (1, 1)) -> Sequence[Chunk]:
     """The chunks in an order that the seed decides; of a shard only its own and those of the trial."""
-    ids = [one.id for one in chunks]
-    keys = array("Q", (int(digest(str(seed), one), 16) for one in ids))
+    ids, keys = [], array("Q")
+    for one in chunks:
+        ids.append(one.id)
+        keys.append(int(turn(one, seed), 16))
     order = array("Q", sorted(range(len(keys)), key=keys.__getitem__))
     if shard != (1, 1):
         order = order[:TRIAL] + array("Q", (place for place in order[TRIAL:] if in_shard(ids[place], *shard)))
@@ -212,7 +219,7 @@ def _tell(
     more = further(sum(map(len, made.values())), len(made), len(plans), pool.missing)
     ahead.chunks(then[:more], path)
     sure, _ = deduplicated(within(pool.chosen, plans, made, pool.wanted), {one.pair.id for one in pool.chosen})
-    ahead.candidates([one for one in sure if key(one) not in pool.review.rejected])
+    ahead.candidates([one for one in sure if pool.review.name_of(one) not in pool.review.rejected])
 
 
 def _untrusted(one: Grounded) -> Dropped:
@@ -285,7 +292,7 @@ def view_names(one: Grounded, wanted: Pairs) -> tuple[str, ...]:
     """`reworded` for every pair (one may be held out), the others in turns: as many as a pair has rows, one of which is
     the pair itself, so that one may fail its checks."""
     count = max(FEWEST_VIEWS, ceil(wanted.rows / wanted.unique))
-    others = sorted(pairs.MODEL_VIEWS[1:], key=lambda name: digest(one.pair.id, name))
+    others = sorted(pairs.MODEL_VIEWS[1:], key=lambda name: digest(one.pair.question, one.pair.answer, name))
     return pairs.MODEL_VIEWS[0], *others[: count - 1]
 
 

@@ -147,7 +147,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     total = dataset.pairs.rows
     sections = cache(lambda: coverage.items(work.chunks, on, place.cache))
     engine, bench = models.generator, models.bench(sections)
-    settled = settle(work.decisions, (one for one in work.chunks if in_shard(one.id, *shard)))
+    settled = settle(work.decisions, (one for one in work.chunks if in_shard(one.id, *shard)), work.documents)
     asked = ask_pairs(engine, dataset, work.chunks, bench, settled, sections=sections, on=on, shard=shard,
                       then_views=until not in ("ask", "split") and shard == (1, 1))  # fmt: skip
     counts["unique pairs"] = len(asked.pairs)

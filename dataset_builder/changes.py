@@ -1,7 +1,8 @@
 """What changed since the last whole dataset: documents added, changed, removed; pairs kept, new, retired.
 
 Compared by where a document lies without its commit (`rows.address`), and by the text of the pairs: a new commit that
-leaves a page as it was changes nothing. The former state is that of the lock and of the tables it vouches for.
+leaves a page as it was changes nothing, and what is renamed is told apart from what is gone. The former state is that
+of the lock and of the tables it vouches for.
 """
 
 from __future__ import annotations
@@ -74,24 +75,43 @@ def sentences(before: Former | None, stamp: Mapping[str, str], documents: Sequen
     if all(before.stamp.get(key) == value for key, value in stamp.items()):
         return before.said
     now = sha256_of(documents)
-    added, removed = sorted(now.keys() - before.documents.keys()), sorted(before.documents.keys() - now.keys())
+    moved = moves(before.documents, now)
+    added = sorted(now.keys() - before.documents.keys() - set(moved.values()))
+    removed = sorted(before.documents.keys() - now.keys() - moved.keys())
     changed = sorted(name for name in now.keys() & before.documents.keys() if now[name] != before.documents[name])
     counted = f"{len(added):,} added, {len(changed):,} changed, {len(removed):,} removed"
-    lines = [f"Since the last build: documents {counted}; {_pairs(before.pairs, pairs_in(rows), documents)}"]
-    for what, names in (("Added", added), ("Changed", changed), ("Removed", removed)):
+    counted += f", {len(moved):,} moved" if moved else ""
+    lines = [f"Since the last build: documents {counted}; {_pairs(before.pairs, pairs_in(rows), documents, moved)}"]
+    told = [f"{old} to {new}" for old, new in sorted(moved.items())]
+    for what, names in (("Added", added), ("Changed", changed), ("Removed", removed), ("Moved", told)):
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             lines.append(f"{what}: {', '.join(names[:NAMED])}{more}.")
     return tuple(lines)
 
 
-def _pairs(old: Mapping[PairKey, str] | None, new: Mapping[PairKey, str], documents: Sequence[Document]) -> str:
+def moves(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Former address -> new one, of documents that lie elsewhere with the same text; both map address -> sha256."""
+    places: dict[str, list[str]] = {}
+    for name in sorted(now.keys() - before.keys(), reverse=True):
+        places.setdefault(now[name], []).append(name)
+    gone = (name for name in sorted(before.keys() - now.keys()) if places.get(before[name]))
+    return {name: places[before[name]].pop() for name in gone}
+
+
+def _pairs(old: Mapping[PairKey, str] | None, new: Mapping[PairKey, str], documents: Sequence[Document],
+           moved: Mapping[str, str]) -> str:  # fmt: skip
     if old is None:
         return "the former tables are not there, so pairs cannot be compared."
-    gone = old.keys() - new.keys()
-    wanted = {key[2] for key in gone}
+    gone, fresh = old.keys() - new.keys(), new.keys() - old.keys()
+    words = {key[:2] for key in fresh}
+    followed = {key for key in gone if key[:2] in words}  # in a renamed document, or a section that went elsewhere
+    fresh = {key for key in fresh if key[:2] not in {one[:2] for one in followed}}
+    gone -= followed
+    wanted = {moved.get(key[2], key[2]) for key in gone}
     texts = {address(one.origin): one.markdown for one in documents if address(one.origin) in wanted}
-    vanished = sum(old[key] not in texts.get(key[2], "") for key in gone)
+    vanished = sum(old[key] not in texts.get(moved.get(key[2], key[2]), "") for key in gone)
     why = f" ({vanished:,} because their quote is no longer there)" if vanished else ""
-    kept, fresh = len(old.keys() & new.keys()), len(new.keys() - old.keys())
-    return f"unique pairs {kept:,} kept, {fresh:,} new, {len(gone):,} retired{why}."
+    with_text = f" ({len(followed):,} of them moved with their text)" if followed else ""
+    kept = len(old.keys() & new.keys()) + len(followed)
+    return f"unique pairs {kept:,} kept{with_text}, {len(fresh):,} new, {len(gone):,} retired{why}."

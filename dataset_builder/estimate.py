@@ -8,7 +8,7 @@ from itertools import islice
 from math import ceil
 
 from dataset_builder import answer_first, coverage, judge, money, pairs
-from dataset_builder.ask import LEAST_KEPT, PATH_NOTE, TURNS, view_names
+from dataset_builder.ask import LEAST_KEPT, PATH_NOTE, TURNS, turn, view_names
 from dataset_builder.build import Place, chunks_of, read
 from dataset_builder.engine import Engine
 from dataset_builder.ledger import Request
@@ -16,7 +16,7 @@ from dataset_builder.models import Models
 from dataset_builder.probe import probe
 from dataset_builder.process import CallsProcess
 from dataset_builder.progress import Report
-from dataset_builder.rows import Chunk, Dropped, Grounded, digest
+from dataset_builder.rows import Chunk, Dropped, Grounded
 from dataset_builder.spec import Dataset
 
 CALLS = 12
@@ -65,7 +65,7 @@ def _pairs(
 ) -> tuple[list[Request], dict[str, int], str]:
     """The sample, the calls of each stage and what there is to say of the way: as many chunks as it takes at the yield
     of the first ones; a model that fails on them will only word questions."""
-    first = heapq.nsmallest(CALLS - 4, chunks, key=lambda chunk: digest(str(dataset.seed), chunk.id))
+    first = heapq.nsmallest(CALLS - 4, chunks, key=lambda chunk: turn(chunk, dataset.seed))
     plans = [pairs.Plan(chunk, pairs.wanted_pairs(chunk)) for chunk in first]
     sample = [pairs.pairs_request(plan, dataset.generator, path) for plan in plans]
     tried = [one for made in _verified(engine, sample) for one in made]

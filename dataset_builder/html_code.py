@@ -8,7 +8,7 @@ import re
 
 from lxml.html import HtmlElement, builder
 
-from dataset_builder.html_main import BLOCKS, classes, drop, text_of
+from dataset_builder.html_main import BLOCKS, classes, drop, text_of, words_of
 
 _LINE_NUMBERS = frozenset(
     {
@@ -73,8 +73,38 @@ _LABEL = re.compile(r"^(?:code-?block-?|code-?)?lang(?:uage)?(?:-?name|-?label)?
 _LAID_OUT = re.compile(r"white-space:\s*pre|display:\s*block", re.I)
 _NOT_POWERS = frozenset({"st", "nd", "rd", "th", "tm", "sm", "r", "c", "er", "re", "e"})
 """Ordinals and trade marks: set high, but no exponents."""
+_EDITORS = frozenset(
+    ["code", "codemirror", "editor", "example", "highlight", "playable", "playground", "prettyprint", "repl", "sandbox",
+     "snippet", "source", "sql"]
+)  # fmt: skip
+_TYPED_BY_READERS = frozenset(
+    ["comment", "comments", "contact", "embed", "feedback", "message", "reply", "search", "share"]
+)
 _INLINE = frozenset({"a", "strong", "em", "b", "i", "code", "p", "sub", "sup", "del", "s", "q", "kbd", "samp"})
 _ENDS = frozenset({"body", "article", "main", "li", "td", "dd", "section"})
+
+
+def editable_code(root: HtmlElement) -> None:
+    """Code in a <textarea>, as playgrounds and old highlighters write it, becomes a <pre>; what readers type into does
+    not, nor what a page keeps beside a block for its copy button."""
+    shown = {"".join(pre.text_content().split()) for pre in root.iter("pre")}
+    for box in list(root.iter("textarea")):
+        around = [box, *list(box.iterancestors())[:3]]
+        words = words_of(" ".join(one.get(name) or "" for one in around for name in ("class", "id")))
+        words |= words_of(box.get("name") or "")
+        text, parent = box.text_content(), box.getparent()
+        if parent is None or not words & _EDITORS or words & _TYPED_BY_READERS:
+            continue
+        if not text.strip() or "".join(text.split()) in shown:
+            continue
+        pre = builder.PRE(text)
+        language = _language(box)
+        if not language and box.get("name") == "code":  # SyntaxHighlighter before 3
+            language = _known(re.match(r"[\w+#.-]*", box.get("class") or "")[0])
+        if language:
+            pre.set("data-language", language)
+        pre.tail, box.tail = box.tail, None
+        parent.replace(box, pre)
 
 
 def plain_code(main: HtmlElement) -> None:
@@ -193,7 +223,8 @@ def _plain(pre: HtmlElement) -> None:
         if line.getnext() is not None and not line.text_content().endswith("\n"):
             line.tail = "\n" + (line.tail or "").lstrip("\n")
     text = pre.text_content().replace("\r\n", "\n").replace("\r", "\n")
-    text = re.sub(r"^(?:[ \t]*\n)+", "", text).rstrip()
+    # a blank that does not break a line is a blank once it is copied out of a browser, and no compiler takes it
+    text = re.sub(r"^(?:[ \t]*\n)+", "", text.replace("\xa0", " ")).rstrip()
     for child in list(pre):
         pre.remove(child)
     tail = pre.tail

@@ -246,7 +246,7 @@ def _is_navigation(element: HtmlElement) -> bool:
     marks = f"{element.get('class') or ''} {element.get('id') or ''}"
     if not marks.strip():
         return False
-    words = _words(marks)
+    words = words_of(marks)
     if name in ("a", "span", "p"):
         return bool(words & {"edit", "skip"}) and (name == "a" or "link" in words)
     if "toctree" in words and name in ("div", "ul"):
@@ -254,7 +254,8 @@ def _is_navigation(element: HtmlElement) -> bool:
     return bool(words & _NAVIGATION_WORDS) and not _has_content(element) and _link_share(element) > 0.5
 
 
-def _words(marks: str) -> frozenset[str]:
+def words_of(marks: str) -> frozenset[str]:
+    """The words of classes and ids, however they are joined: `textareaCode`, `code-box`."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", marks).lower()
     return frozenset(re.split(r"[^a-z]+", spaced)) | frozenset(marks.lower().split())
 

@@ -44,7 +44,7 @@ def from_html(html: str, url: str = "") -> Page:
     from lxml.html import tostring
 
     from dataset_builder.html_blocks import plain_blocks
-    from dataset_builder.html_code import plain_code, plain_inline
+    from dataset_builder.html_code import editable_code, plain_code, plain_inline
     from dataset_builder.html_main import main_content
     from dataset_builder.html_meta import read_meta
 
@@ -52,6 +52,7 @@ def from_html(html: str, url: str = "") -> Page:
     if root is None:
         return Page("", "")
     meta = read_meta(root, url)
+    editable_code(root)
     content = main_content(root)
     plain_code(content)
     plain_inline(content)
@@ -74,6 +75,11 @@ def from_html(html: str, url: str = "") -> Page:
     )
 
 
+_TEXTAREA = re.compile(r"(<textarea\b[^<>]*>)(?:\r?\n)?(.*?)(?=</textarea|\Z)", re.I | re.S)
+"""A tag inside is text (https://html.spec.whatwg.org/#parsing-rcdata), which lxml does not know; one line end after the
+opening is none."""
+
+
 def parse(html: str):
     """The page as an lxml tree, None for an empty one. lxml closes what HTML lets authors leave open (</p>, </li>,
     </td>)."""
@@ -81,6 +87,7 @@ def parse(html: str):
     from lxml.html import HTMLParser, document_fromstring
 
     html = re.sub(r"[\x00-\x08\x0b\x0e-\x1f\ufffe\uffff\ud800-\udfff]", "", html)
+    html = _TEXTAREA.sub(lambda found: found[1] + found[2].replace("<", "&lt;"), html)
     try:
         # As bytes with their encoding said: what the page's own <meta charset> claims was settled in `decode`.
         return document_fromstring(

@@ -14,6 +14,8 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from dataset_builder.spec import Dataset, Source
 
 FOLDER = "raw-materials"
+_FRONT_CHARACTERS = 8192
+"""Read of a file to find its front matter."""
 
 
 def document(
@@ -75,7 +79,7 @@ def read_sources(
                 report.counts["documents"] += 1
         order.sort()
         before = len(documents)
-        documents.extend(found[place] for _, place in order)
+        documents.extend(_dated((found[place] for _, place in order), _folder(source, base)))
         entries.append(_store(source, documents, range(before, len(documents)), base, root))
         report.say(f"{source.kind} {_where(source)}: {len(found)} documents")
     _forget_others(base, {Path(entry["folder"]).name for entry in entries})
@@ -149,9 +153,28 @@ def _where(source: "Source") -> str:
     return getattr(source, "url", None) or getattr(source, "path", None) or getattr(source, "name", "")
 
 
+def _folder(source: "Source", base: Path) -> Path:
+    return base / f"{source.kind}-{digest(source.model_dump_json())[:8]}"
+
+
+def _dated(documents: Iterable[Document], folder: Path) -> Iterator[Document]:
+    """Each with the day on which its text was first read from there, which its file keeps; so that reading the same
+    again, whoever gives no date or another one, changes no byte."""
+    today, used = datetime.now(UTC).date().isoformat(), set()
+    for item in documents:
+        try:
+            with (folder / file_name(item.origin, used)).open(encoding="utf-8") as stream:
+                front = stream.read(_FRONT_CHARACTERS).partition("\n---\n")[0]
+        except (OSError, ValueError):
+            front = ""
+        same = f"\nsha256: {item.sha256}" in front and f"origin: {item.origin}\n" in front
+        known = re.search(r"^fetched: '?(\d{4}-\d\d-\d\d)'?$", front, re.M) if same else None
+        yield replace(item, fetched=known[1] if known else item.fetched or today)
+
+
 def _store(source: "Source", documents: Sequence[Document], places: range, base: Path, root: Path) -> dict:
     """Write one source's documents, remove those that are gone, and return its entry of the lock."""
-    folder = base / f"{source.kind}-{digest(source.model_dump_json())[:8]}"
+    folder = _folder(source, base)
     listed, used, kept = [], set(), set()
     for item in map(documents.__getitem__, places):
         name = file_name(item.origin, used)

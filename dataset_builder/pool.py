@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from dataset_builder.duplicates import Item, duplicates
 from dataset_builder.judge import Bench
-from dataset_builder.review.decisions import key
 from dataset_builder.review.settle import Settled
 from dataset_builder.rows import Dropped, Grounded
 from dataset_builder.runner import HERE, Runner
@@ -64,7 +63,7 @@ class Pool:
         own = {one.pair.id: one for one in self.pairs}
         kept = [own.get(one.pair.id, one) for one in self.review.kept.values()]
         decided = {*self.review.kept, *self.review.rejected}
-        open_ones = [one for one in self.pairs if key(one) not in decided]
+        open_ones = [one for one in self.pairs if self.review.name_of(one) not in decided]
         firm = [*kept, *self.review.rejected.values()]  # what repeats a rejected pair does not come in its place
         found, repeats = deduplicated([*firm, *open_ones], {one.pair.id for one in firm}, self.on)
         may = {one.pair.id for one in (*kept, *open_ones)}

@@ -46,7 +46,7 @@ class Document:
     licence: str | None = None
     """SPDX id where known."""
     fetched: str | None = None
-    """ISO date of the fetch; None for files."""
+    """ISO date on which this text was first read from there."""
     etag: str | None = None
 
 
@@ -76,6 +76,12 @@ class Chunk:
     def section(self) -> str:
         """What the CSV prints: `Title > Heading > Subheading`."""
         return " > ".join(self.heading_path or (self.title,))
+
+    @property
+    def called(self) -> str:
+        """Its page's title and its section: the same wherever the document lies. What is drawn by it stays drawn when
+        documents are renamed or moved."""
+        return f"{self.title}\n{self.section}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ CACHE_KIB = 32 * 1024
 """Of the SQLite file in memory."""
 
 TABLES = """
-CREATE TABLE sections (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE sections (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, called TEXT NOT NULL);
 CREATE TABLE facts (place INTEGER PRIMARY KEY, section INTEGER NOT NULL, rank INTEGER NOT NULL, chunk INTEGER NOT NULL,
   answer INTEGER NOT NULL UNIQUE, asked INTEGER NOT NULL, placed INTEGER NOT NULL, fact BLOB NOT NULL);
 CREATE TABLE names (section INTEGER NOT NULL, kind INTEGER NOT NULL, name TEXT NOT NULL, chunk INTEGER NOT NULL,
@@ -55,7 +55,7 @@ SELECT fact, chunk, everywhere.times, in_place.times FROM facts
 LEFT JOIN everywhere ON everywhere.question = asked LEFT JOIN in_place ON in_place.question = placed
 """
 DEALT = """
-WITH turns AS MATERIALIZED (SELECT number, turn(name) AS turn FROM sections)
+WITH turns AS MATERIALIZED (SELECT number, turn(called) AS turn FROM sections)
 SELECT place FROM (SELECT place, section, ROW_NUMBER() OVER (PARTITION BY section ORDER BY rank, place) AS depth
                    FROM facts) JOIN turns ON number = section ORDER BY depth, turn, number
 """
@@ -70,6 +70,7 @@ class Said:
     """What one chunk says, and by which numbers its facts are compared with those of others."""
 
     section: str
+    called: str
     facts: tuple[tuple[int, int, int, int, bytes], ...]
     """(rank, answer, asked, placed, the pickled Fact) each."""
     names: tuple[Name, ...]
@@ -81,7 +82,7 @@ def said(chunk: Chunk) -> Said:
     for fact in facts(chunk):
         keys = " ".join(fact.answer.casefold().split()), same(fact.question), same(placed(fact, chunk))
         rows.append((ORDER.index(fact.kind), *map(_number, keys), dumps(fact, HIGHEST_PROTOCOL)))
-    return Said(section_name(chunk), tuple(rows), names(chunk))
+    return Said(section_name(chunk), chunk.called, tuple(rows), names(chunk))
 
 
 def placed(fact: Fact, chunk: Chunk) -> str:
@@ -111,7 +112,9 @@ class Sections(Mapping[str, Sequence[tuple[Fact, Chunk]]]):
         self._db.executescript(TABLES)
         self._db.execute("BEGIN")
         for number, one in enumerate(on.map(said, chunks)):
-            self._db.execute("INSERT INTO sections (name) VALUES (?) ON CONFLICT DO NOTHING", (one.section,))
+            self._db.execute(
+                "INSERT INTO sections (name, called) VALUES (?, ?) ON CONFLICT DO NOTHING", (one.section, one.called)
+            )
             self._db.executemany(
                 f"INSERT INTO facts (section, rank, answer, asked, placed, fact, chunk) "
                 f"VALUES ({NUMBER}, ?, ?, ?, ?, ?, ?) ON CONFLICT (answer) DO NOTHING",
@@ -149,7 +152,7 @@ class Sections(Mapping[str, Sequence[tuple[Fact, Chunk]]]):
 
     def dealt(self, seed: int) -> Iterator[tuple[Fact, Chunk]]:
         """All facts, one of every section before a second of any; sections in an order that the seed decides."""
-        self._db.create_function("turn", 1, lambda name: digest(str(seed), name), deterministic=True)
+        self._db.create_function("turn", 1, lambda called: digest(str(seed), called), deterministic=True)
         for (place,) in self._db.execute(DEALT):
             yield from self._found("WHERE place = ?", place)
 

@@ -42,7 +42,9 @@ def split(pairs: Sequence[Grounded], recall: int, transfer: float, seed: int) ->
     sections = {section_of(pair) for pair in pairs}
     wanted = round(transfer * len(sections)) or (1 if transfer and len(sections) >= 4 else 0)
     held: set[str] = set()
-    for family in sorted(families, key=lambda family: digest(str(seed), *sorted(family))):
+    called = {section_of(pair): pair.chunk.called for pair in pairs}
+    drawn = {family: digest(str(seed), *sorted(called[section] for section in family)) for family in families}
+    for family in sorted(families, key=lambda family: (drawn[family], sorted(family))):
         if len(held) + len(family) <= wanted:
             held |= family
     train = tuple(sorted((pair for pair in pairs if section_of(pair) not in held), key=lambda pair: pair.pair.id))

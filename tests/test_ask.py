@@ -6,7 +6,7 @@ import pytest
 from tests_scripted import Scripted, pairs_json, weak
 
 from dataset_builder import pairs
-from dataset_builder.ask import ask_pairs, deduplicated
+from dataset_builder.ask import ask_pairs, deduplicated, shuffled
 from dataset_builder.chunks import chunk
 from dataset_builder.engine import BadReply, Engine, Reply
 from dataset_builder.foresight import within
@@ -147,7 +147,8 @@ def test_an_empty_list_is_an_answer_and_says_nothing_against_the_model(monkeypat
 
     capable = Capability("schema", None, None, False, "schema: scripted")
     monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: capable)
-    scripted, dataset = Scripted(monkeypatch, answer), spec(2)
+    scripted, dataset = Scripted(monkeypatch, answer), spec(2).model_copy(update={"seed": 3})
+    assert shuffled([*others, the_chunk()], dataset.seed)[-1] == the_chunk()
     with Ledger(tmp_path / "l.sqlite") as ledger, Engine(dataset.generator, ledger) as engine:
         found = ask_pairs(engine, dataset, [*others, the_chunk()])
     assert found.path == "schema" and len(found.pairs) == 2

@@ -128,6 +128,23 @@ def test_pages_that_come_and_go_are_named(upstream, scripted):
     assert [line.split(":")[0] for line in result.changes[1:]] == ["Added", "Removed"]
 
 
+def test_a_renamed_page_keeps_its_pairs_and_asks_nothing(upstream, scripted):
+    """Fewer pairs than the pages hold: who is asked must not depend on where a page lies."""
+    built(9)
+    bought = len(scripted.asked)
+    (upstream / "docs" / "more").mkdir()
+    for thing in ("blob", "token", "layer"):
+        (upstream / "docs" / f"{thing}.md").rename(upstream / "docs" / "more" / f"a-{thing}.md")
+    commit(upstream)
+    changes = built(9).changes
+    assert len(scripted.asked) == bought
+    moved = re.search(r"unique pairs 9 kept \((\d) of them moved with their text\), 0 new, 0 retired\.$", changes[0])
+    assert moved and int(moved[1]) and "documents 0 added, 0 changed, 0 removed, 3 moved;" in changes[0]
+    where = "https://git.example.org/team/quay:docs/"
+    names = ", ".join(f"{where}{thing}.md to {where}more/a-{thing}.md" for thing in ("blob", "layer", "token"))
+    assert changes[1:] == (f"Moved: {names}.",)
+
+
 def test_a_first_build_and_a_repeated_one_tell_of_no_change_that_was_not(upstream, scripted):
     assert built().changes == () and json.loads((FOLDER / "dataset.lock.json").read_text())["changes"] == []
     commit(upstream, **{"job.md": PAGES["user.md"].replace("user", "job")})

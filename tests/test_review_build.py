@@ -105,6 +105,26 @@ def test_a_decision_retires_with_its_quote_is_said_and_comes_back(tmp_path, monk
     assert the_records()[one.key].part == "train"
 
 
+@pytest.mark.parametrize("verdict", ["accept", "edit", "reject"])
+def test_a_decision_follows_a_document_that_is_renamed(tmp_path, monkeypatch, verdict):
+    project(tmp_path, monkeypatch, strong, "schema")
+    built(16)
+    one = next(r for r in the_records().values() if r.part == "train" and "A blob is" in r.found.pair.answer)
+    answer = one.found.pair.answer.replace("A blob is a small", "A blob means a small")
+    name = decide(one, verdict, **({"answer": answer} if verdict == "edit" else {}))
+    built(16)
+    before, records = Path(PLACE.folder, FILE).read_bytes(), the_records()
+    Path("docs/quay.md").rename("docs/harbour.md")
+    said = "Decisions of the review that followed their text to another document: 1."
+    assert said in built(16).changes and said in card()
+    now = the_records()
+    assert now[name].part == records[name].part and now[name].found.chunk.origin == "docs/harbour.md"
+    told = [sorted((r.found.pair.question, r.found.pair.answer, r.part) for r in some.values() if r.part != "transfer")
+            for some in (records, now)]  # fmt: skip
+    assert sum(one in told[1] for one in told[0]) >= len(told[0]) - 2, "the cut of the transfer set goes by pair"
+    assert Path(PLACE.folder, FILE).read_bytes() == before
+
+
 def test_decisions_outlive_the_text_around_their_quote_and_the_model(tmp_path, monkeypatch):
     """The page changes, so its chunks have other ids, and the model words every question otherwise."""
     project(tmp_path, monkeypatch)

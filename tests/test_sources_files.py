@@ -56,6 +56,19 @@ def test_a_folder_becomes_documents_front_matter_and_a_lock(tmp_path):
     assert not list((tmp_path / "raw-materials").rglob("*.part"))
 
 
+def test_a_text_keeps_the_day_on_which_it_was_first_read(tmp_path):
+    write(tmp_path, docs__a_DOT_md="# A\n\nText.", docs__b_DOT_md="# B\n\nText b.")
+    first = read_sources(dataset({"kind": "files", "path": "docs"}), tmp_path, "r")
+    stored = sorted((tmp_path / "raw-materials/r").rglob("*.md"))
+    for path in stored:  # as if that had been years ago
+        path.write_text(path.read_text().replace(f"fetched: '{first[0].fetched}'", "fetched: '2020-02-29'"))
+    before = stored[0].read_bytes()
+    write(tmp_path, docs__b_DOT_md="# B\n\nAnother text.")
+    again = read_sources(dataset({"kind": "files", "path": "docs"}), tmp_path, "r")
+    assert again[0].fetched == "2020-02-29" and stored[0].read_bytes() == before
+    assert again[1].fetched >= first[1].fetched > "2020-02-29"
+
+
 def test_a_second_run_writes_the_same_bytes_and_forgets_what_is_gone(tmp_path):
     write(tmp_path, docs__a_DOT_md="# A\n\nText.", docs__b_DOT_md="# B\n\nText b.")
     spec = dataset({"kind": "files", "path": "docs"})

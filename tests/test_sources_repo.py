@@ -1,7 +1,9 @@
 """Source `repo` against local repositories behind git's own `url.<base>.insteadOf`: no network."""
 
 import os
+import shutil
 import subprocess
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -103,6 +105,20 @@ def test_a_new_commit_is_seen_and_without_a_network_the_last_one_is_used(upstrea
     assert read(tmp_path, report)[0].title == "Changed"
     assert any("the commit fetched last is used" in note for note in report.notes)
     assert read(tmp_path, offline=True)[0].title == "Changed"
+
+
+def test_a_commit_keeps_the_day_on_which_it_was_fetched(upstream, tmp_path):
+    first = read(tmp_path)
+    (record,) = (tmp_path / ".cache/sources/git").glob("*/fetched/*")
+    os.utime(record, (1_582_934_400, 1_582_934_400))  # 2020-02-29
+    shutil.rmtree(tmp_path / "raw-materials")
+    assert {item.fetched for item in read(tmp_path)} == {"2020-02-29"}
+    stored = {path: path.read_bytes() for path in (tmp_path / "raw-materials").rglob("*.md")}
+    record.touch()
+    assert [item.fetched for item in read(tmp_path, offline=True)] == ["2020-02-29"] * len(first)
+    assert {path: path.read_bytes() for path in stored} == stored
+    git(upstream, "commit", "-q", "--allow-empty", "-m", "second")
+    assert {item.fetched for item in read(tmp_path)} <= {first[0].fetched, datetime.now(UTC).date().isoformat()}
 
 
 def test_nothing_of_the_repository_runs(upstream, tmp_path):

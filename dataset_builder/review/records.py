@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_builder.problems import BuildProblem
-from dataset_builder.review.decisions import Decision, Wording, key
+from dataset_builder.review.decisions import Decision, Wording
 from dataset_builder.review.settle import Settled
 from dataset_builder.rows import Chunk, Grounded, Pair
 
@@ -48,7 +48,7 @@ def records(pairs: Iterable[Grounded], held_out: Collection[str], review: Settle
     listed = [("transfer" if one.pair.id in held_out else "train", one) for one in pairs]
     listed += [("rejected", one) for one in review.rejected.values()] + [("refused", one) for one in refused]
     for part, one in listed:
-        name = edits.get(one.pair.id) or key(one)
+        name = edits.get(one.pair.id) or review.name_of(one)
         if name in seen:
             continue
         seen.add(name)

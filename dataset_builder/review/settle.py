@@ -1,8 +1,9 @@
 """What people decided, held against the documents as they are now.
 
 A decision lives as long as its quote: while the document holds it, the verdict holds, whatever else of the page, the
-model or the prompts has changed. Where it is gone, or an accepted or edited text is no longer proven by what stands
-around it, the decision retires: it is said, stays in the file, and comes back with the text.
+model or the prompts has changed. Where the document is gone, the decision follows its section to the document that has
+it now. Where the quote is gone, or an accepted or edited text is no longer proven by what stands around it, the
+decision retires: it is said, stays in the file, and comes back with the text.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from dataset_builder import pairs
 from dataset_builder.evidence import locate
-from dataset_builder.review.decisions import Decision, Decisions, Wording
-from dataset_builder.rows import Chunk, Dropped, Grounded, Pair, address, digest
+from dataset_builder.review.decisions import Decision, Decisions, Wording, key, key_of
+from dataset_builder.rows import Chunk, Document, Dropped, Grounded, Pair, address, digest
+
+DECIDED_AGAIN = "they stand in another document now, where they were decided again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,13 @@ class Settled:
     """Key -> why."""
     decisions: Decisions = field(default_factory=dict)
     """All of them."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """Key of a pair where it stands now -> key of the decision that followed it there."""
+
+    def name_of(self, one: Grounded) -> str:
+        """The key of the decision about a pair, whether there is one or not."""
+        name = key(one)
+        return self.moved.get(name, name)
 
     def count(self, verdict: str) -> int:
         """Decisions with this verdict that hold."""
@@ -45,7 +55,11 @@ class Settled:
         return [f"Reviewed by people: {', '.join(counts)}.", *self.sentences()]
 
     def sentences(self) -> list[str]:
-        """What retired, for the card and the terminal."""
+        """What moved and what retired, for the card and the terminal."""
+        followed = [f"Decisions of the review that followed their text to another document: {len(self.moved):,}."]
+        return (followed if self.moved else []) + self._retired()
+
+    def _retired(self) -> list[str]:
         if not self.retired:
             return []
         reasons: dict[str, int] = defaultdict(int)
@@ -55,24 +69,42 @@ class Settled:
         return [f"Decisions of the review that no longer hold: {told}. They stay in review.jsonl."]
 
 
-def settle(decisions: Decisions, chunks: Iterable[Chunk]) -> Settled:
-    """What decisions mean for these chunks."""
+def settle(decisions: Decisions, chunks: Iterable[Chunk], documents: Iterable[Document]) -> Settled:
+    """What decisions mean for these chunks, some or all of those of the documents."""
     if not decisions:
         return Settled()
     homes: dict[str, list[Chunk]] = {one.document: [] for one in decisions.values()}
+    gone = homes.keys() - {address(one.origin) for one in documents}
+    sections: dict[str, list[Chunk]] = {one.section: [] for one in decisions.values() if one.document in gone}
     for chunk in chunks:
         if (document := address(chunk.origin)) in homes:
             homes[document].append(chunk)
+        if chunk.section in sections:
+            sections[chunk.section].append(chunk)
     kept: dict[str, Grounded] = {}
     rejected: dict[str, Grounded] = {}
     retired: dict[str, str] = {}
-    for key, one in sorted(decisions.items()):
-        found = _found(one, homes.get(one.document, ()))
+    moved: dict[str, str] = {}
+    for name, one in sorted(decisions.items()):
+        there = homes[one.document]
+        if one.document in gone:
+            there = _first_document([chunk for chunk in sections[one.section] if one.quote in chunk.text])
+        found = _found(one, there)
+        if one.document in gone and not isinstance(found, str):
+            new = key_of(one.question, one.answer, found.chunk.origin)
+            found = DECIDED_AGAIN if new in decisions or new in moved else found
+            moved |= {} if found is DECIDED_AGAIN else {new: name}
         if isinstance(found, str):
-            retired[key] = found
+            retired[name] = found
         else:
-            (rejected if one.verdict == "reject" else kept)[key] = found
-    return Settled(kept, rejected, retired, decisions)
+            (rejected if one.verdict == "reject" else kept)[name] = found
+    return Settled(kept, rejected, retired, decisions, moved)
+
+
+def _first_document(chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+    """Those of one document, the first by its address."""
+    first = min((address(one.origin) for one in chunks), default="")
+    return [one for one in chunks if address(one.origin) == first]
 
 
 def _found(one: Decision, chunks: Sequence[Chunk]) -> Grounded | str:

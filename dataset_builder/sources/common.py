@@ -74,6 +74,8 @@ class File:
     """Of the folder or repository; goes after."""
     problem: str = ""
     """Why it is no document, where that shows before it is read."""
+    fetched: str | None = None
+    """ISO date, where it came over a network."""
 
 
 def document_of(file: File) -> Document | str:
@@ -88,7 +90,7 @@ def document_of(file: File) -> Document | str:
     except Unreadable as error:
         return str(error)
     licence = file.licence or reading.licence or file.licence_around
-    return document(file.origin, reading.title, reading.markdown, licence=licence)
+    return document(file.origin, reading.title, reading.markdown, licence=licence, fetched=file.fetched)
 
 
 def documents(files: Iterable[File], context: Context) -> Iterator[Document]:

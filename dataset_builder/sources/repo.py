@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -40,7 +41,7 @@ def fetch(spec: RepoSource, context: Context) -> Iterator[Document]:
 
     check(spec.url, spec.ref)
     folder = context.cache / "git" / digest(spec.url)
-    commit = _fetch_commit(spec, folder, context)
+    commit, fetched = _fetch_commit(spec, folder, context)
     base = f"{public_url(spec.url)}@{commit}"
     try:
         files = _tree(folder, commit)
@@ -48,7 +49,7 @@ def fetch(spec: RepoSource, context: Context) -> Iterator[Document]:
         chosen = _chosen(spec, folder, files, base, context)
         contents = _contents(folder, [files[path] for path in chosen])
         found = (
-            _file(f"{base}:{path}", path, data, spec.licence, _nearest(path, licences))
+            _file(f"{base}:{path}", path, data, spec.licence, _nearest(path, licences), fetched)
             for path, data in zip(chosen, contents, strict=True)
         )
         yield from documents(found, context)
@@ -73,19 +74,19 @@ def _contents(folder: Path, names: list[str]) -> Iterator[bytes | None]:
         yield from _blobs(folder, names[start : start + _BATCH])
 
 
-def _file(origin: str, path: str, data: bytes | None, licence: str | None, around: str | None) -> File:
+def _file(origin: str, path: str, data: bytes | None, licence: str | None, around: str | None, fetched: str) -> File:
     """A file of the commit, or why it is no document."""
     problem = ""
     if data is None:
         problem = f"larger than {MAX_DOCUMENT_BYTES:,} bytes"
     elif data.startswith(b"version https://git-lfs.github.com/spec/"):
         problem = "stored in Git LFS"
-    return File(origin, path, data or b"", licence, around, problem)
+    return File(origin, path, data or b"", licence, around, problem, fetched)
 
 
-def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
+def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> tuple[str, str]:
     """Fetch the ref's commit with the blobs that the patterns choose; without a network, the one fetched last. Returns
-    its id."""
+    its id and the ISO date (UTC) on which it first came."""
     from dataset_builder.materials import write_whole
     from dataset_builder.sources.git import GitFailed, is_rewritten_to_local, run
 
@@ -98,7 +99,7 @@ def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
         if context.offline:
             raise GitFailed("offline")
         if spec.ref and re.fullmatch(r"[0-9a-f]{40}", spec.ref) and last.is_file():
-            return spec.ref  # a commit never changes
+            return spec.ref, _date_of(last)  # a commit never changes
         context.report.say(f"git fetch {public_url(spec.url)} {spec.ref or 'HEAD'}")
         local = is_rewritten_to_local(spec.url, folder)
         _name_remote(folder, spec.url)
@@ -121,7 +122,7 @@ def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
     except GitFailed as error:
         if last.is_file():
             context.report.note(f"{public_url(spec.url)} was not asked ({error}); the commit fetched last is used")
-            return last.read_text().strip()
+            return last.read_text().strip(), _date_of(last)
         raise BuildProblem(
             f"dataset.sources: {public_url(spec.url)} at {spec.ref or 'HEAD'}: {error}\n"
             "  fix: check URL, ref and network with "
@@ -132,7 +133,12 @@ def _fetch_commit(spec: RepoSource, folder: Path, context: Context) -> str:
             f"{error.filename or folder}: {error.strerror}\n  fix: check space and permissions of .cache/"
         ) from error
     write_whole(last, commit + "\n")
-    return commit
+    return commit, _date_of(last)
+
+
+def _date_of(record: Path) -> str:
+    """The day on which a commit was written down; a record that says the same is not written again."""
+    return datetime.fromtimestamp(record.stat().st_mtime, UTC).date().isoformat()
 
 
 def _name_remote(folder: Path, url: str) -> None:
