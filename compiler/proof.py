@@ -1,19 +1,22 @@
 """The train-ready proof: the tables of a recipe read by Axolotl itself, and what training will learn of them.
 
 Nothing here knows how Axolotl tokenises. The generated config's own keys about tokens and data are handed to `axolotl
-preprocess`, the rows that it made are read back, and each is held against the row of the CSV that it should be.
+preprocess`, the rows that it made are read back, and each is held against the row of the CSV that it should be. Where
+some are missing it reads the tables once more without a limit, to learn whether they are those that are too long, and
+whether they are no more than the plan announced.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -21,6 +24,8 @@ from statistics import mean
 import yaml
 
 from compiler.problems import WorldProblem
+from compiler.rules.text import truncated_share
+from compiler.values import DatasetFacts
 
 DATA_KEYS = (
     "base_model", "tokenizer_config", "tokenizer_type", "trust_remote_code", "chat_template", "chat_template_jinja",
@@ -30,7 +35,7 @@ DATA_KEYS = (
 MINIMUM = {
     "micro_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 1, "learning_rate": 1e-4,
     "optimizer": "adamw_torch", "val_set_size": 0, "sample_packing": False, "bf16": False, "fp16": False, "tf32": False,
-    "lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False,
+    "lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False, "shuffle_merged_datasets": False,
 }  # fmt: skip
 """What Axolotl wants of any config; none of it touches a row."""
 IGNORED = -100
@@ -38,6 +43,8 @@ IGNORED = -100
 NEXT_TURN = "\x1e"
 """Between the answers of a conversation of several turns."""
 TIMEOUT_S = 1800
+NO_LIMIT = 1 << 20
+"""Tokens: no row is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,12 @@ class Proof:
     """Answers of the CSV that no prepared row has to the letter, those of dropped rows among them."""
     foreign: tuple[str, ...]
     """Learnt texts that are no answer of the CSV."""
+    long: tuple[int, ...] = ()
+    """Tokens of the training rows that are dropped because they are longer than `sequence_len`, ascending."""
+    long_held_out: int = 0
+    """Held-out rows that are dropped so."""
+    announced: int = 0
+    """Training rows that the plan said would be."""
 
     @property
     def dropped(self) -> int:
@@ -80,12 +93,15 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Every row is there, learns its whole answer and its end of turn, and nothing else."""
-        return not self.changed and not self.foreign and self.rows == self.prepared == self.ended == self.whole
+        """Every row is there but those that the plan announced as too long, learns its whole answer and its end of
+        turn, and nothing else."""
+        told = self.dropped == len(self.long) + self.long_held_out and len(self.long) <= self.announced
+        return told and not self.changed and not self.foreign and self.prepared == self.ended == self.whole
 
 
-def prove(config: Path) -> Proof:
-    """Read the tables that `config` (a generated axolotl.yaml) names through Axolotl.
+def prove(config: Path, dataset: DatasetFacts | None = None) -> Proof:
+    """Read the tables that `config` (a generated axolotl.yaml) names through Axolotl. `dataset`: what the plan knew of
+    them; None: it announced no row as too long.
 
     Paths in it are relative to the current directory. Raises WorldProblem where the config, a table, Axolotl or the
     tokenizer is missing, or Axolotl refuses the data.
@@ -95,19 +111,33 @@ def prove(config: Path) -> Proof:
     except FileNotFoundError as error:
         raise WorldProblem(f"{config} does not exist", fix="run `recipe build` first") from error
     tables = [*settings["datasets"], *(settings.get("test_datasets") or [])]
-    answers = Counter(answer for table in tables for answer in _answers(Path(table["path"])))
+    trained = [answer for table in settings["datasets"] for answer in _answers(Path(table["path"]))]
+    held_out = [answer for table in tables[len(settings["datasets"]) :] for answer in _answers(Path(table["path"]))]
+    rows, long, length = _through_axolotl(settings, tables), [], settings["sequence_len"]
+    if len(rows) < len(trained) + len(held_out):
+        every = _through_axolotl({**settings, "sequence_len": NO_LIMIT}, tables)
+        long = [(place < len(trained), row) for place, row in enumerate(every) if row.tokens > length]
+    announced = math.ceil(truncated_share(dataset, length) * dataset.rows - 1e-6) if dataset else 0
+    files = [table["path"] for table in tables]
+    return _proof(files, Counter([*trained, *held_out]), rows, length, long, announced)
+
+
+def _through_axolotl(settings: Mapping, tables: list[dict]) -> list[Learnt]:
+    """The tables' rows in their order, without those that Axolotl drops."""
     with tempfile.TemporaryDirectory(prefix="recipe-proof-") as folder:
         _preprocess(settings, tables, Path(folder))
-        rows = list(_prepared(Path(folder, "prepared"), settings))
-    return _proof([table["path"] for table in tables], answers, rows, settings["sequence_len"])
+        return list(_prepared(Path(folder, "prepared"), settings))
 
 
-def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequence_len: int) -> Proof:
+def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequence_len: int,
+           long: Sequence[tuple[bool, Learnt]] = (), announced: int = 0) -> Proof:  # fmt: skip
+    """`long`: the rows that are dropped for their length, each with whether it is a training row."""
     said = Counter(row.answer for row in rows)
-    tokens = sum(row.tokens for row in rows)
+    tokens, every = sum(row.tokens for row in rows), answers.total()
+    answers = answers - Counter(row.answer for _, row in long)
     return Proof(
         files=tuple(files),
-        rows=answers.total(),
+        rows=every,
         prepared=len(rows),
         lengths=tuple(sorted(row.tokens for row in rows)),
         learnt_share=sum(row.learnt_tokens for row in rows) / tokens if tokens else 0.0,
@@ -116,6 +146,9 @@ def _proof(files: Iterable[str], answers: Counter[str], rows: list[Learnt], sequ
         whole=sum(row.whole for row in rows),
         changed=tuple((answers - said).elements()),
         foreign=tuple((said - answers).elements()),
+        long=tuple(sorted(row.tokens for trained, row in long if trained)),
+        long_held_out=sum(not trained for trained, _ in long),
+        announced=announced,
     )
 
 
@@ -206,6 +239,7 @@ def report(proof: Proof) -> list[str]:
         f"rows         {proof.rows:,} in the tables, {proof.prepared:,} after Axolotl, {proof.dropped:,} dropped "
         f"(sequence_len {proof.sequence_len:,})",
     ]
+    lines += _too_long(proof)
     if proof.lengths:
         high = proof.lengths[min(len(proof.lengths) - 1, len(proof.lengths) * 99 // 100)]
         lines.append(
@@ -216,12 +250,32 @@ def report(proof: Proof) -> list[str]:
         f"learnt       {proof.learnt_share:.1%} of the tokens; one run that equals the input in {proof.whole:,} of "
         f"{proof.prepared:,} rows",
         f"end of turn  learnt, once and last, in {proof.ended:,} of {proof.prepared:,} rows",
-        f"round trip   {proof.rows - len(proof.changed):,} of {proof.rows:,} answers are learnt as the table has them, "
-        "character by character",
+        f"round trip   {_kept(proof) - len(proof.changed):,} of {_kept(proof):,} answers are learnt as the table has "
+        "them, character by character",
     ]
     lines += [f"  not so: {_short(text)}" for text in proof.changed[:5]]
     lines += [f"  learnt, and in no table: {_short(text)}" for text in proof.foreign[:5]]
     lines.append("train-ready" if proof.holds else "NOT train-ready")
+    return lines
+
+
+def _kept(proof: Proof) -> int:
+    """Rows that are short enough."""
+    return proof.rows - len(proof.long) - proof.long_held_out
+
+
+def _too_long(proof: Proof) -> list[str]:
+    """What becomes of rows that are too long, and whether the plan said so; nothing where there are none."""
+    lines, most = [], f"the plan announced {proof.announced:,} at the most"
+    if proof.long:
+        verdict = most if len(proof.long) <= proof.announced else f"MORE than announced: {most}"
+        lengths = f"{proof.long[0]:,} to {proof.long[-1]:,} tokens"
+        lines.append(f"too long     {len(proof.long):,} training rows of {lengths}; {verdict}")
+    if proof.long_held_out:
+        lines.append(f"too long     {proof.long_held_out:,} held-out rows: only `recipe eval` asks them")
+    other = proof.dropped - len(proof.long) - proof.long_held_out
+    if other:
+        lines.append(f"dropped      {other:,} rows for another reason than their length")
     return lines
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from axolotl_project import PINNED, build, call, conversations, make_project
 from click.testing import CliRunner
 
+from compiler.case import built_dataset
 from compiler.cli import main
 from compiler.proof import IGNORED, NEXT_TURN, _proof, learnt, prove, report
 
@@ -59,6 +61,23 @@ def test_dropped_and_changed_rows_are_named():
     assert text.endswith("NOT train-ready")
 
 
+def test_rows_that_the_plan_announced_as_too_long_are_said_and_no_fault():
+    good = learnt([1, 2, 3, 4, END], [IGNORED, IGNORED, 3, 4, END], {END}, decode)
+    answers = Counter({"A thing": 98, "A long thing": 2})
+    long = [(True, replace(good, answer="A long thing", tokens=130 + more)) for more in (0, 70)]
+    told = _proof(["train.csv"], answers, [good] * 98, 128, long, announced=2)
+    text = "\n".join(report(told))
+    assert told.holds and text.endswith("\ntrain-ready") and "not so:" not in text
+    assert "2 training rows of 130 to 200 tokens; the plan announced 2 at the most" in text
+    assert "98 of 98 answers are learnt" in text
+    more = _proof(["train.csv"], answers, [good] * 98, 128, long, announced=1)
+    assert not more.holds and "MORE than announced: the plan announced 1 at the most" in "\n".join(report(more))
+    other = _proof(["train.csv"], answers, [good] * 97, 128, long, announced=9)
+    assert not other.holds and "1 rows for another reason than their length" in "\n".join(report(other))
+    held_out = _proof(["train.csv"], answers, [good] * 98, 128, [(False, row) for _, row in long])
+    assert held_out.holds and "2 held-out rows: only `recipe eval` asks them" in "\n".join(report(held_out))
+
+
 def test_missing_pieces_are_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
@@ -89,6 +108,9 @@ def test_axolotl_learns_every_answer_to_the_letter(tmp_path, monkeypatch):
     config = project / "generated/proof/cpu/axolotl.yaml"
     shorter = int(done.stdout.partition("tokens ")[2].split()[0]) + 1
     config.write_text(config.read_text().replace("sequence_len: 128", f"sequence_len: {shorter}"))
-    proof = prove(config)
+    proof = prove(config, replace(built_dataset("proof"), length_histogram=((shorter, 5), (128, 3))))
     assert 0 < proof.prepared < proof.rows, "Axolotl drops longer rows and ends with status 0"
-    assert proof.dropped == len(proof.changed) and not proof.holds
+    assert proof.dropped == len(proof.long) + proof.long_held_out and not proof.changed and proof.announced == 3
+    assert 0 < len(proof.long) < len(conversations()) and proof.lengths[-1] <= shorter < proof.long[0]
+    assert replace(proof, announced=len(proof.long)).holds
+    assert not replace(proof, announced=len(proof.long) - 1).holds
