@@ -142,6 +142,7 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     from dataset_builder.ask import ask_pairs, write_views
     from dataset_builder.ledger import in_shard
     from dataset_builder.review.settle import settle
+    from dataset_builder.sources.hf import shares
 
     counts = work.counts
     total = dataset.pairs.rows
@@ -163,10 +164,11 @@ def _from_chunks(dataset: Dataset, place: Place, report: Report, until: str, tok
     spent = models.ledger.totals()
     models.close()
     made = variants.rows(parts, known, total, dataset.pairs.not_in_docs, dataset.system_prompt, wordings)
-    made = variants.with_existing(made, work.existing)
+    made, lacking = variants.with_existing(made, work.existing, shares(dataset))
     split.check(made.train, made.recall, made.transfer)
     counts |= {"rows": len(made.train), "recall questions": len(made.recall), "transfer questions": len(made.transfer)}
-    short = (*asked.short, *_short_rows(total - made.missing, total), *_short_evals(made, dataset))
+    counts |= {"existing rows": existing} if (existing := sum(row.view == "existing" for row in made.train)) else {}
+    short = (*asked.short, *_short_rows(total - made.missing, total), *lacking, *_short_evals(made, dataset))
     if until == "variants":
         return Result("variants", counts, short)
     before = changes.former(place.folder, LOCK)

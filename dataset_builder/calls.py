@@ -18,7 +18,10 @@ from dataset_builder.limits import FAULT, OVERLOAD, Limiter, backoff_seconds
 from dataset_builder.liveness import Liveness
 from dataset_builder.money import FREE, Budget
 from dataset_builder.problems import BuildProblem, CostCapReached
-from dataset_builder.transport import FATAL, HUNG, REFUSED, Endpoint, Trouble
+from dataset_builder.transport import FATAL, HUNG, REFUSED, Endpoint, Trouble, close_clients
+
+CANCEL_SECONDS, CLOSE_SECONDS = 5.0, 2.0
+"""For calls that are given up to let go of what they hold, and for connections."""
 
 
 class _Nobody:
@@ -330,11 +333,14 @@ class Caller:
         self._forget(None)
 
     async def _cancelled(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}  # calls, and litellm's own worker, which never ends
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others, timeout=5)
+        """Leaves nobody behind: what a task begins while it is cancelled is cancelled too."""
+        end = time.monotonic() + CANCEL_SECONDS
+        while (others := asyncio.all_tasks() - {asyncio.current_task()}) and (left := end - time.monotonic()) > 0:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=left)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(close_clients(), CLOSE_SECONDS)
 
     def _at(self) -> str:
         return f" at {self.endpoint.where}" if self.endpoint.where else ""

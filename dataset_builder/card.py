@@ -16,6 +16,7 @@ def card_text(name: str, dataset: Dataset, pairs: Sequence[Grounded], made: Rows
               tokens: Lengths, path: str, spent: Mapping[str, Totals], notes: Sequence[str]) -> str:  # fmt: skip
     """card.md in Markdown. `spent`: purchases since the ledger was begun; `notes`: what fell short or must be known."""
     worded = Counter(pair.worded_by for pair in pairs)
+    existing = Counter(row.source.rpartition("#")[0] for row in made.train if row.view == "existing")
     lines = [
         f"# Dataset `{name}`", "",
         f"{len(pairs):,} unique pairs, {len(made.train):,} training rows, {len(made.recall):,} recall questions "
@@ -24,9 +25,11 @@ def card_text(name: str, dataset: Dataset, pairs: Sequence[Grounded], made: Rows
         f"- Generator: `{dataset.generator.model}`, asked by the path `{path}`.",
         f"- Questions worded by the model: {worded['model']:,}; by a template: {worded['template']:,} "
         f"({_share(worded['template'], len(pairs))}).",
-        "- Every answer is held by its source: the quote stands there verbatim, and every number, version, path, "
-        "flag and "
-        "identifier of the answer occurs in its chunk. Code checked this, not a model.",
+        *(f"- Rows that existed before, taken as they are: {count:,} of {place} ({count / len(made.train):.1%} of the "
+          "table)." for place, count in existing.items()),
+        f"- Every {'other ' if existing else ''}answer is held by its source: the quote stands there verbatim, and "
+        "every number, version, path, flag and identifier of the answer occurs in its chunk. Code checked this, not a "
+        "model.",
         f"- Tokens a row: mean {tokens.mean:g}, 99 % at most {tokens.p99}, longest {tokens.longest} ({tokens.how}).",
         "",
         *_table("View", Counter(row.view for row in made.train), "rows"),

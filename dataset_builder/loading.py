@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from types import ModuleType
 
 _LOCK = threading.Lock()
@@ -58,6 +58,7 @@ def _imported() -> ModuleType:
         warnings.simplefilter("ignore")
         import litellm
     sys.meta_path.insert(0, _ResourcesLater())
+    _without_logging_worker()
 
     litellm.telemetry = False
     litellm.suppress_debug_info = True
@@ -65,6 +66,23 @@ def _imported() -> ModuleType:
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return litellm
+
+
+def _without_logging_worker() -> None:
+    """Callbacks that nobody has set are not prepared either.
+
+    litellm does so in a task that never ends, one for the whole process: when a second event loop makes a call (a
+    judge's beside a generator's) or one is closed, it drops the other's, and Python tells the terminal "Task was
+    destroyed but it is pending!" (litellm 1.97, litellm_core_utils/logging_worker.py).
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+        GLOBAL_LOGGING_WORKER.ensure_initialized_and_enqueue = _not_logged
+
+
+def _not_logged(async_coroutine: Coroutine) -> None:
+    async_coroutine.close()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Who asks again, when and how often is the engine's business alone; litellm's own
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -157,6 +158,17 @@ def _nobody_listens(wrong: BaseException | None) -> bool:
             return True
         wrong, seen = wrong.__cause__ or wrong.__context__, seen + 1
     return False
+
+
+async def close_clients() -> None:
+    """Closes what litellm keeps for the running event loop. It finds its clients by the address of their loop, which
+    may be that of the next one: a call through a client of a loop that is gone never ends."""
+    kept = litellm().in_memory_llm_clients_cache
+    for name in [one for one in kept.cache_dict if str(one).endswith(f"-{id(asyncio.get_running_loop())}")]:
+        client = kept.cache_dict.pop(name)
+        kept.ttl_dict.pop(name, None)
+        with contextlib.suppress(Exception):  # of whatever provider it is: it is not needed any more
+            await client.close()
 
 
 def context_tokens(model: str, api_base: str | None) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dataset_builder import views
@@ -69,10 +69,26 @@ def rows(
     )
 
 
-def with_existing(made: Rows, existing: Sequence[Row]) -> Rows:
-    """The rows and those taken over from elsewhere, except where they ask what is held out."""
+def with_existing(made: Rows, existing: Sequence[Row], shares: Mapping[str, float]) -> tuple[Rows, tuple[str, ...]]:
+    """The rows and those taken over from elsewhere, except where they ask what is held out; and what is short of them.
+    `shares`: place of a source -> its part of the finished table, of the rows that there are and not of those that were
+    asked for."""
     held = {same(row.instruction) for row in (*made.recall, *made.transfer)}
-    return replace(made, train=(*made.train, *(row for row in existing if same(row.instruction) not in held)))
+    sources: dict[str, list[Row]] = {place: [] for place in shares}
+    for row in existing:
+        if same(row.instruction) not in held:
+            sources.setdefault(row.source.rpartition("#")[0], []).append(row)
+    others = len(made.train) + sum(len(found) for place, found in sources.items() if place not in shares)
+    finished, short = others / (1 - sum(shares.values())), []
+    for place, share in shares.items():
+        found, wanted = sources[place], round(share * finished)
+        if len(found) < wanted:
+            short.append(f"{len(found):,} of {wanted:,} rows of {place}, {wanted - len(found):,} missing: it holds no "
+                         f"more that can be used, and `share: {share:g}` of the table asks for them")  # fmt: skip
+        else:
+            sources[place] = [found[number * len(found) // wanted] for number in range(wanted)]
+    taken = {row.id for found in sources.values() for row in found}
+    return replace(made, train=(*made.train, *(row for row in existing if row.id in taken))), tuple(short)
 
 
 def _each_once(trainable: Sequence[Sequence[tuple[Grounded, View]]]) -> list[list[tuple[Grounded, View]]]:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,28 @@ def test_existing_rows_join_the_training_rows(project, monkeypatch):
     train = rows("train.csv")
     assert len(train) == 55 and sum(row["view"] == "existing" for row in train) == 5
     assert "neither Alpaca" in (FOLDER / "dropped.jsonl").read_text()
+    assert "up to date" in run().output
+
+
+def test_a_share_is_of_the_rows_that_there_are(project, monkeypatch):
+    """Fewer rows than asked for, a source of all its rows beside it, and one that cannot give its share."""
+    for name, count in (("chat", 300), ("all", 7), ("few", 3)):
+        lines = (json.dumps({"question": f"{name} {number}?", "answer": f"Yes, {number}."}) for number in range(count))
+        (project / f"{name}.jsonl").write_text("\n".join(lines))
+    kinds = "".join(f"    - {{kind: hf, path: {name}.jsonl, licence: MIT{share}}}\n"
+                    for name, share in (("chat", ", share: 0.2"), ("all", ""), ("few", ", share: 0.1")))  # fmt: skip
+    recipe = RECIPE.replace("  pairs:", f"{kinds}  pairs:").replace("total: 50", "total: 400")
+    (project / "recipe.yaml").write_text(recipe)
+    Scripted(monkeypatch, weak)
+    done = run()
+    counts = Counter(row["source"].rpartition("#")[0] if row["view"] == "existing" else "" for row in rows("train.csv"))
+    others = counts[""] + 7
+    assert done.exit_code == 0 and 50 < counts[""] < 400, done.output
+    assert counts["all.jsonl"] == 7 and counts["chat.jsonl"] == round(0.2 * others / 0.7) and counts["few.jsonl"] == 3
+    missing = round(0.1 * others / 0.7)
+    assert f"3 of {missing} rows of few.jsonl, {missing - 3} missing" in done.output
+    assert f"{sum(counts.values()) - counts['']} existing rows" in done.output
+    assert "taken as they are: 7 of all.jsonl (" in (FOLDER / "card.md").read_text()
     assert "up to date" in run().output
 
 

@@ -1,5 +1,6 @@
 """The engine against a server of our own: nothing lost, nothing bought twice, clear words when it ends."""
 
+import gc
 import json
 import os
 import signal
@@ -378,3 +379,20 @@ def test_a_refused_foreseen_request_is_no_outcome_until_it_is_asked(tmp_path):
             engine.foresee(requests(3))
             (outcome,) = engine.run(requests(1), pairs)
     assert "too long" in outcome.problem
+
+
+def test_a_second_model_and_an_end_in_the_middle_leave_no_task_behind(tmp_path, caplog):
+    """A judge beside a generator; calls that were foreseen are cut. Python tells of a lost task when it collects it."""
+    with mock_server(slots=4, latency_s=0.05) as server, Ledger(tmp_path / "ledger") as ledger:
+        some = list(requests(40))
+        others = [replace(one, model="openai/other") for one in some]
+        one, other = (Generator(model=name, api_base=server.api_base) for name in ("openai/mock", "openai/other"))
+        with Engine(one, ledger, None, HASTY) as generator, Engine(other, ledger, None, HASTY) as judge:
+            for part in (slice(0, 4), slice(4, 8)):
+                assert len([*generator.run(some[part], pairs), *judge.run(others[part], pairs)]) == 8
+            generator.foresee(some)
+            while server.stats()["calls"] < 20:
+                time.sleep(0.01)
+            generator.close(drain=False)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests as http
 from mock_server import mock_server
 from test_engine import HASTY, pairs, requests
 
-from dataset_builder.engine import Engine
+from dataset_builder.engine import Engine, Request
 from dataset_builder.jobs import Ended
 from dataset_builder.ledger import Ledger
 from dataset_builder.problems import BuildProblem, CostCapReached
@@ -72,6 +73,20 @@ def test_what_ends_a_run_there_ends_it_here_in_the_same_words(process, tmp_path)
           engine_of(process, server.api_base, tmp_path / "refused") as engine):  # fmt: skip
         (outcome,) = engine.run(requests(1), pairs)
     assert outcome.problem == "refused by the endpoint: too long"
+
+
+@pytest.mark.e2e
+def test_the_embedded_model_answers_there_and_its_server_goes_with_the_process(embedded_gguf, tmp_path):
+    request = Request("embedded", (("user", "Name one colour."),), max_tokens=4, stage="questions")
+    with CallsProcess() as own, Ledger(tmp_path / "ledger") as ledger:
+        with Engine(Generator(model="embedded"), ledger, process=own, cache_dir=embedded_gguf.parent.parent) as engine:
+            (outcome,) = engine.run([request], lambda reply: reply.text)
+            address = engine.api_base
+        number = own.pid
+        assert outcome.value and outcome.reply.completion_tokens <= 4 and ledger.get(request).text == outcome.value
+    assert not Path(f"/proc/{number}").exists()
+    with pytest.raises(http.ConnectionError):
+        http.get(f"{address}/models", timeout=5)
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_run(process, tmp_path):

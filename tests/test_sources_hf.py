@@ -77,7 +77,7 @@ def test_line_ends_of_other_systems_and_what_no_table_holds(tmp_path):
 
 def test_a_limit_spreads_over_the_data_and_duplicates_count_once(tmp_path):
     text = json.dumps([{"question": f"Q{number}", "answer": "A"} for number in range(10)] * 2)
-    assert [row.instruction for row in rows(tmp_path, text, "x.json", max_rows=4)] == ["Q0", "Q5"]
+    assert [row.instruction for row in rows(tmp_path, text, "x.json", max_rows=4)] == ["Q0", "Q5", "Q1", "Q2"]
     assert len(rows(tmp_path, text, "x.json")) == 10
 
 

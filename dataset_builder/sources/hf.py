@@ -77,19 +77,23 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
     from dataset_builder.materials import refusal
 
     report = report or SourceReport()
-    finished = dataset.pairs.rows / (1 - dataset.shares())
     rows: dict[str, Row] = {}
-    for source in dataset.sources:
-        if source.kind != "hf":
-            continue
-        place = source.path or f"https://huggingface.co/datasets/{source.name}"
+    given = [source for source in dataset.sources if source.kind == "hf"]
+    finished = 0.0
+    for source in sorted(given, key=lambda one: one.share is not None):  # a share is of all others
+        place = place_of(source)
         reason = refusal(source.licence, dataset.licences.allow, dataset.licences.deny)
         if reason is not None:
             report.skip(place, reason)
             continue
+        limit = source.max_rows
+        if source.share is not None:
+            finished = finished or (dataset.pairs.rows + len(rows)) / (1 - dataset.shares())
+            limit = max(1, round(source.share * finished))
         before = len(rows)
-        limit = source.max_rows or (source.share and max(1, round(source.share * finished)))
         for number, record in _spread(_records(source, Path(root)), limit):
+            if limit and len(rows) - before == limit:
+                break
             messages = conversation(record)
             if messages is None:
                 report.skip(f"{place}#{number}", "neither Alpaca, question/answer nor chat columns")
@@ -101,6 +105,16 @@ def read_rows(dataset: "Dataset", root: Path, report: SourceReport | None = None
             rows.setdefault(row.id, row)
         report.say(f"hf {place}: {len(rows) - before} rows")
     return list(rows.values())
+
+
+def place_of(source: HfSource) -> str:
+    """Where a reader finds it; in front of `#` and a number it is the `source` of its rows."""
+    return source.path or f"https://huggingface.co/datasets/{source.name}"
+
+
+def shares(dataset: "Dataset") -> dict[str, float]:
+    """Place of a source -> the part of the finished table that the recipe wants of it."""
+    return {place_of(source): source.share for source in dataset.sources if source.kind == "hf" and source.share}
 
 
 def as_row(messages: list[dict], source: str, licence: str) -> Row:
@@ -181,10 +195,10 @@ def _scrubbed(messages: list[dict], report: SourceReport) -> list[dict]:
 
 
 def _spread(records: list[dict], limit: int | None) -> Iterator[tuple[int, dict]]:
-    """(row number from 1, record), `limit` of them at equal steps."""
+    """(row number from 1, record): `limit` of them at equal steps, then the others, for those that are no rows."""
     step = max(1.0, len(records) / limit) if limit else 1.0
-    for place in range(min(len(records), limit or len(records))):
-        number = int(place * step)
+    first = dict.fromkeys(int(place * step) for place in range(min(len(records), limit or len(records))))
+    for number in (*first, *(number for number in range(len(records)) if number not in first)):
         yield number + 1, records[number]
 
 
