@@ -106,7 +106,7 @@ def kill(folder: Path) -> dict:
 
 def whole(folder: Path, fault_rate: float = 0.0) -> dict:
     """`recipe data` from end to end: a model that reads well, 300 pages, 800 pairs and their views."""
-    _pages(folder / "docs", 300)
+    pages(folder / "docs", 300)
     options = {"slots": SLOTS, "latency_s": LATENCY_S, "grounded": 1, "fault_rate": fault_rate}
     with mock_server(**options) as server:
         (folder / "whole.yaml").write_text(RECIPE.format(api_base=server.api_base, slots=SLOTS))
@@ -153,7 +153,7 @@ _NOUNS = (
 _VERBS = ["drops", "delays", "copies", "counts", "checks", "mirrors", "splits", "merges", "signs", "limits"]
 
 
-def _pages(folder: Path, count: int) -> None:
+def pages(folder: Path, count: int) -> None:
     """Pages of made-up documentation whose sentences all say something else."""
     chance = random.Random(0)
     folder.mkdir()
