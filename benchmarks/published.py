@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compiler.facts import models
-from compiler.memory.overhead import (
-    CUBLAS_BYTES,
-    OVERHEADS,
-    SLACK,
-    Z_CONFIDENCE,
-    cuda_context_bytes,
-    slack_kind,
-    slack_share,
-)
+from compiler.memory.model import slack_bytes
+from compiler.memory.overhead import CUBLAS_BYTES, OVERHEADS, Z_CONFIDENCE, cuda_context_bytes
 from compiler.stacks import STACKS
 from compiler.values import Setup
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 ROWS = DATA / "memory_rows.jsonl"
-REPLAYS = DATA / "replays.jsonl"
 
 
 def load_setup(values: dict[str, Any]) -> Setup:
@@ -45,49 +37,9 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
 
 
-def replays() -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key of `SLACK`, line) of every recorded replay of Axolotl's stack: two traced steps, loading before them."""
-    for text in REPLAYS.read_text(encoding="utf-8").splitlines():
-        row = json.loads(text)
-        yield slack_kind(load_setup(row["setup"]), cpu=False), row
-
-
-def held(row: dict[str, Any], share: float) -> float:
-    """Reserved bytes predicted from a row's allocated and resident ones."""
-    return row["allocated"] + share * (row["allocated"] - row["resident"])
-
-
-TOO_LITTLE = 2.0
-"""Weight of an underestimate: it costs a run, an overestimate a smaller batch."""
-
-
-def fitted() -> dict[str, float]:
-    """The shares with the least weighted mean error on the replays: what `SLACK` holds."""
-    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for kind, row in replays():
-        kinds[kind].append(row)
-
-    def loss(group: list[dict[str, Any]], share: float) -> float:
-        errors = [held(row, share) / row["reserved"] - 1 for row in group]
-        return sum(abs(error) * (TOO_LITTLE if error < 0 else 1.0) for error in errors)
-
-    return {
-        kind: min((loss(group, index / 100), index / 100) for index in range(81))[1] for kind, group in kinds.items()
-    }
-
-
-def by_kind() -> dict[str, list[float]]:
-    """Errors of the planner's shares on the replays that they were fitted on."""
-    errors: dict[str, list[float]] = defaultdict(list)
-    for kind, row in replays():
-        for name in (kind, "all"):
-            errors[name].append(held(row, SLACK[kind]) / row["reserved"] - 1)
-    return errors
-
-
 def planned_reserved(row: dict[str, Any]) -> float:
     """What the planner's overheads make of a row's measured live bytes: all but the context."""
-    return held(row, slack_share(load_setup(row["setup"]), cpu=False))
+    return row["allocated"] + slack_bytes(models()[row["model"]].architecture, load_setup(row["setup"]))
 
 
 @dataclass(slots=True)
@@ -99,6 +51,9 @@ class Published:
     planned_reserved: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     process: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     planned_process: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Without FOAK's fused loss."""
+    fused_loss: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The process where FOAK's fused loss ran."""
 
 
 def published() -> Published:
@@ -116,8 +71,13 @@ def published() -> Published:
                 made.process[name].append((replayed + context) / row["process"] - 1)
             if row["reserved"] and row["resident"]:
                 made.planned_reserved[name].append(planned_reserved(row) / row["reserved"] - 1)
-            if row["process"] and row["resident"]:
+            if row["process"] and row["resident"] and like_a_plan(row):
                 made.planned_process[name].append((planned_reserved(row) + context) / row["process"] - 1)
+        if row["process"] and row["resident"] and not like_a_plan(row):
+            more = row.get("traced_beyond_replay", 0)
+            made.fused_loss["as replayed"].append((replayed - more + context) / row["process"] - 1)
+            made.fused_loss["with one block more"].append((replayed + context) / row["process"] - 1)
+            made.fused_loss["the planner's overheads"].append((planned_reserved(row) + context) / row["process"] - 1)
     return made
 
 
@@ -149,6 +109,14 @@ def band(groups: str = "") -> list[float]:
     return logs
 
 
+def band_deviation() -> float:
+    """The wider deviation of the two groups: a reading of a third one is not likelier to be near."""
+    return max(statistics.pstdev(band(group)) for group in BAND_GROUPS.values())
+
+
+BAND_GROUPS = {"T4": "fitcheck", "A100": "fms"}
+
+
 def beyond_margin(groups: str = "") -> tuple[int, int]:
     """(readings above prediction and margin of 95 %, readings)."""
     cuda, logs = OVERHEADS["cuda"], band(groups)
@@ -162,11 +130,14 @@ def trace(row: dict[str, Any]) -> dict[str, Any]:
     stack = next(one for one in STACKS if one.name == row["stack"])
     architecture = models()[row["model"]].architecture
     traced = trace_step(architecture, load_setup(row["setup"]), stack, row["vram"])
-    return row | {
+    figures = {
         "traced_allocated": traced.allocated_bytes,
         "traced_reserved": traced.reserved_bytes,
         "traced_resident": traced.resident_bytes,
     }
+    if traced.beyond_replay_bytes:
+        figures["traced_beyond_replay"] = traced.beyond_replay_bytes
+    return row | figures
 
 
 def main() -> None:

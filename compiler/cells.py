@@ -16,7 +16,7 @@ from compiler.constraints import conflict, dominated
 from compiler.domain import Domain
 from compiler.memory.layer import one_row_matters
 from compiler.memory.lines import chunk_rows, numbers_at
-from compiler.memory.model import Moments, held_share, moments, total_bytes
+from compiler.memory.model import Moments, held_share, moments, slack_factor, total_bytes
 from compiler.memory.shards import Shard, shard
 from compiler.memory.static import static_state
 from compiler.quick import dataclass
@@ -122,7 +122,7 @@ class Peaks:
         key = tuple([values[name] for name in STATE_FIELDS])
         if key not in self.states:
             self.states[key] = shard(self.architecture, setup, static_state(self.architecture, setup))
-        held, share = self.states[key], held_share(setup, self.machine)
+        held, share = self.states[key], held_share(self.machine)
         resident = held.weights + held.adapters
         shape = tuple([values[name] for name in SHAPE_FIELDS])
         found = []
@@ -130,19 +130,20 @@ class Peaks:
             if (shape, batch) not in self.highest:
                 self.highest[shape, batch] = self._highest(cell, shape, batch, held)
             within, at_end, loading = self.highest[shape, batch]
-            live = max(within, at_end + held.step_copies) + held.states
-            found.append(total_bytes(live, resident, loading, share, self.machine))
+            most = max(within, at_end + held.step_copies) + held.states
+            found.append(total_bytes(most, resident, loading, share, self.machine))
         return round(resident), found
 
     def _highest(self, cell: Cell, shape: tuple[Any, ...], batch: Batch, held: Shard) -> tuple[float, float, float]:
-        """Bytes: (the most that is alive within a step, and at its end without the optimizer's copies, while loading);
+        """Bytes: (the most that is held within a step, and at its end without the optimizer's copies, while loading);
         the first two without the optimizer's states. The first cell of a shape computes them with its own optimizer,
         whose share is then taken off."""
         architecture, length = self.architecture, cell.values["sequence_len"]
         setup = cell.setup(batch)
         key = (shape, batch[1] > 1, batch[0] == 1 and one_row_matters(architecture, setup))
         if key not in self.shapes:
-            self.shapes[key] = moments(architecture, setup, self.machine.backend == "cpu")
+            cpu = self.machine.backend == "cpu"
+            self.shapes[key] = moments(architecture, setup, cpu, slack_factor(self.machine))
         (*step, end), loading, _ = self.shapes[key]
         tokens = batch[0] * length
         rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)

@@ -31,6 +31,8 @@ class Stack:
     keeps_outputs: bool = False
     """A hand-written loop whose `outputs` variable keeps the logits alive through backward."""
     clips_gradients: bool = True
+    expandable_segments: bool = False
+    """Whether the allocator is told `expandable_segments:True`."""
     evidence: str = ""
 
 
@@ -39,7 +41,9 @@ AXOLOTL = Stack(
     "accelerate",
     True,
     "axolotl",
-    evidence="Axolotl 0.19.0 loaders/model.py `_configure_embedding_dtypes`; HF Trainer, accelerate's BF16 autocast",
+    expandable_segments=True,
+    evidence="Axolotl 0.19.0 loaders/model.py `_configure_embedding_dtypes`; HF Trainer, accelerate's BF16 autocast; "
+    "utils/__init__.py `set_pytorch_cuda_alloc_conf`",
 )
 PEFT_LOOP = Stack(
     "peft-loop",

@@ -35,23 +35,51 @@ def test_closed_forms_against_recorded_traces(accuracy):
 
 
 def test_slack_shares_are_those_that_the_replays_give(accuracy):
-    from published import by_kind, fitted
+    from replays import EXPANDABLE, by_kind, fitted, replays
+    from scores import score
 
-    from compiler.memory.overhead import SLACK
+    from compiler.memory.slack import SLACK
 
-    assert {kind: share for kind, share in SLACK.items() if kind != "cpu"} == fitted()
-    assert accuracy.score(by_kind()["all"])[1] <= 0.055
+    assert fitted(replays()) == SLACK
+    _, mean, _, low, _ = score(by_kind()["all"])
+    assert mean <= 0.035 and low >= -0.26
+    # with the setting that Axolotl asks for the plan is on the safe side
+    _, mean, _, low, _ = score(by_kind(EXPANDABLE)["all"])
+    assert mean <= 0.055 and low >= -0.06
+
+
+def test_the_slack_fits_models_that_it_was_not_fitted_on(accuracy):
+    from replays import out_of_family
+    from scores import score
+
+    assert score(out_of_family())[1] <= 0.04
 
 
 def test_published_rows(accuracy):
     """What docs/accuracy.md says of the tracer and the planner's overheads, rounded up."""
+    from scores import score
+
     made = accuracy.published()
-    count, _, median, low, high = accuracy.score(made.allocated["all"])
+    count, _, median, low, high = score(made.allocated["all"])
     assert count >= 120 and median <= 0.0005 and -0.012 <= low <= high <= 0.010
-    assert accuracy.score(made.reserved["all"])[1] <= 0.025
-    assert accuracy.score(made.process["all"])[1] <= 0.045
-    assert accuracy.score(made.planned_reserved["all"])[1] <= 0.075
-    assert accuracy.score(made.planned_process["all"])[1] <= 0.09
+    assert score(made.reserved["all"])[1] <= 0.025
+    _, mean, _, low, _ = score(made.process["all"])
+    assert mean <= 0.03 and low >= -0.10
+    _, mean, _, low, _ = score(made.planned_reserved["all"])
+    assert mean <= 0.05 and low >= -0.12
+    assert score(made.planned_process["all"])[1] <= 0.055
+    assert score(made.fused_loss["with one block more"])[3] >= -0.10
+
+
+def test_the_band_is_that_of_the_readings(accuracy):
+    import statistics
+
+    from published import band, band_deviation
+
+    from compiler.memory.overhead import OVERHEADS
+
+    cuda = OVERHEADS["cuda"]
+    assert (cuda.bias, cuda.error) == (round(statistics.mean(band()), 3), round(band_deviation(), 3))
 
 
 def test_the_verdict_is_wrong_no_more_often_than_it_says(accuracy):

@@ -75,6 +75,34 @@ def test_allocator_gives_free_segments_back_when_memory_runs_out():
     assert replay(events, capacity_bytes=64 * MIB)[0] == 60 * MIB
 
 
+def test_an_expandable_segment_grows_where_plain_ones_are_left_over():
+    from compiler.trace.allocator import replay, replay_expandable
+
+    events = [(1, 40 * MIB), (1, -40 * MIB), (2, 60 * MIB)]
+    assert replay(events)[0] == 100 * MIB
+    assert replay_expandable(events) == (60 * MIB, 60 * MIB)
+    # the free end is kept for what fits nowhere else; neighbours merge, whatever they were
+    events = [(1, 20 * MIB), (2, 20 * MIB), (3, 20 * MIB), (1, -20 * MIB), (3, -20 * MIB), (4, 15 * MIB), (5, 20 * MIB)]
+    assert replay_expandable(events)[0] == 60 * MIB
+    events += [(2, -20 * MIB), (4, -15 * MIB), (6, 40 * MIB)]
+    assert replay_expandable(events)[0] == 60 * MIB
+    assert replay_expandable([(1, 512), (2, 5 * MIB)]) == (22 * MIB, 5 * MIB + 512)
+
+
+def test_foaks_loss_reserves_a_block_more_than_is_replayed():
+    pytest.importorskip("torch")
+    from compiler.trace.foak import more_reserved_bytes
+    from compiler.trace.versions import VERSIONS
+
+    mistral = {"model_type": "mistral", "vocab_size": 32000}
+    tokens = SETUP.micro_batch * SETUP.sequence_len
+    setup = replace(SETUP, cross_entropy="standard")
+    assert more_reserved_bytes(mistral, setup, VERSIONS["4.45"]) == 4 * 32000 * tokens
+    assert more_reserved_bytes(mistral | {"model_type": "gpt_bigcode"}, setup, VERSIONS["4.48"]) == 2 * 32000 * tokens
+    assert not more_reserved_bytes(mistral, replace(setup, cross_entropy="liger"), VERSIONS["4.45"])
+    assert not more_reserved_bytes(mistral | {"logits_scaling": 8.0}, setup, VERSIONS["4.45"])
+
+
 def test_every_stack_says_what_it_rests_on():
     from compiler.stacks import STACKS
 

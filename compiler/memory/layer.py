@@ -67,6 +67,8 @@ class LayerCost:
     """Bytes of an element of the layer's output."""
     keeps_input: bool
     """Whether `saved` holds the layer's input as it came."""
+    highest: Size
+    """The highest of `recomputed` for a usual batch: others are so for shorter or longer ones."""
 
 
 def layer_cost(
@@ -132,15 +134,23 @@ def _cost(architecture: Architecture, key: LayerKey, later: bool) -> LayerCost:
     fetched = [*_above(ran.forward, both), *_above(backward, _sum(stream, ran.output))]
     # the mask is beside forward alone, whose own highest moments then count
     alone = _highest(plain[: len(ran.forward) + 1]) if key.attention == "eager" or key.masked else ()
+    recomputed = _highest([*_above(ran.until_last_save, around), *backward])
     return LayerCost(
         tuple(live - own for live, own in zip(end, ran.output, strict=True)),  # type: ignore[arg-type]
         tuple(dict.fromkeys((*_highest(plain), *alone))),
-        _highest([*_above(ran.until_last_save, around), *backward]),
+        recomputed,
         _highest(fetched),
         ran.gradients,
         ran.stream_width,
         ran.keeps_input,
+        max((size for size, _ in recomputed), key=_usual),
     )
+
+
+def _usual(size: Size) -> float:
+    """Bytes with two rows of 2,048 tokens."""
+    const, token, length, _ = size
+    return const + 4096 * (token + 2048 * length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ class LossCost:
     """Bytes of a logit."""
     held: Size
     """Live when forward has ended and backward has not begun."""
+    idle: float
+    """Per token: two-byte logits that are dead, or unchanged, while FP32 ones are made, which need blocks of their
+    own."""
 
 
 def loss_cost(architecture: Architecture, setup: Setup, stream_width: int, head_width: int) -> LossCost:
@@ -68,7 +71,15 @@ def _cost(
     tape.backward(loss.node, [Storage(tape, (4.0, 0.0, 0.0, 0.0))])
     copy = HALF * a.vocab_size * a.hidden_size if autocast and head_width == FP32 else 0
     width = HALF if autocast else head_width
-    return LossCost(_moments(tape), tape.gradients, float(copy), width, held)
+    return LossCost(_moments(tape), tape.gradients, float(copy), width, held, _idle(a, cross_entropy, width))
+
+
+def _idle(a: Architecture, cross_entropy: str, width: int) -> float:
+    """The standard loss works in FP32; logits that are scaled (Granite) are there twice before."""
+    if cross_entropy not in ("standard", "chunked") or width == FP32:
+        return 0.0
+    blocks = (cross_entropy == "standard") + (a.logits_scaling is not None)
+    return float(blocks * width * a.vocab_size)
 
 
 def _moments(tape: Tape) -> tuple[tuple[Size, str], ...]:

@@ -10,9 +10,10 @@ from compiler.architecture import Architecture
 from compiler.memory.layer import one_row_matters
 from compiler.memory.lines import Line, Numbers, Term, chunk_rows, numbers_at
 from compiler.memory.outside import eval_lines, host_loading, load_line
-from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts, slack_share
+from compiler.memory.overhead import overhead_bytes, overhead_factor, overhead_parts
 from compiler.memory.phases import needs_mask, step_lines
 from compiler.memory.shards import shard
+from compiler.memory.slack import CPU_SLACK, SLACK_PART, Idle, held_numbers, slack_term
 from compiler.memory.static import static_state
 from compiler.values import Machine, Memory, Part, Setup
 
@@ -28,9 +29,10 @@ class Moments(NamedTuple):
     """Bytes of what lies still: the weights."""
 
 
-def moments(architecture: Architecture, setup: Setup, cpu: bool = False) -> Moments:
-    """The moments of a step that can be its peak, and that of loading; live tensors alone."""
-    return _moments(architecture, _shape(architecture, setup), cpu)
+def moments(architecture: Architecture, setup: Setup, cpu: bool = False, slack: float = 0.0) -> Moments:
+    """The moments of a step that can be its peak, and that of loading: live tensors, and on a GPU `slack` times what
+    the allocator is taken to hold beside them."""
+    return _moments(architecture, _shape(architecture, setup), cpu, slack)
 
 
 def _shape(architecture: Architecture, setup: Setup) -> Setup:
@@ -48,17 +50,23 @@ def _shape(architecture: Architecture, setup: Setup) -> Setup:
 
 
 @lru_cache(maxsize=8192)
-def _moments(architecture: Architecture, shape: Setup, cpu: bool) -> Moments:
+def _moments(architecture: Architecture, shape: Setup, cpu: bool, slack: float) -> Moments:
     """Numbers alone are kept for every shape: most shapes are never explained."""
-    step, load = _lines(architecture, shape, cpu)
+    step, sizes, load = _lines(architecture, shape, cpu)
     assert step[-1].phase == "optimizer" and step[-2].phase != "optimizer"
-    return Moments(tuple([one.numbers for one in step]), load.const, _resident(step[0]))
+    held = held_numbers(step, sizes, slack) if slack else [one.numbers for one in step]
+    return Moments(tuple(held), load.const, _resident(step[0]))
 
 
 @lru_cache(maxsize=64)
-def _lines(architecture: Architecture, shape: Setup, cpu: bool) -> tuple[tuple[Line, ...], Line]:
-    """The moments of a step and that of loading, explained."""
-    return step_lines(architecture, shape, cpu), load_line(architecture, shape, cpu)
+def _lines(architecture: Architecture, shape: Setup, cpu: bool) -> tuple[tuple[Line, ...], Idle, Line]:
+    """The moments of a step, what of them the allocator is left with, and the moment of loading, explained."""
+    return *step_lines(architecture, shape, cpu), load_line(architecture, shape, cpu)
+
+
+def explained_lines(architecture: Architecture, setup: Setup) -> tuple[tuple[Line, ...], Idle]:
+    """The moments of a step on a GPU, live tensors alone, and what of them the allocator is left with."""
+    return _lines(architecture, _shape(architecture, setup), False)[:2]
 
 
 def _resident(one: Line) -> float:
@@ -67,34 +75,50 @@ def _resident(one: Line) -> float:
 
 RESIDENT = ("weights", "lora_weights")
 """Terms that lie still through the step, the same in all of its lines; the others come and go."""
-SLACK_PART = "allocator_slack"
 
-_eval_lines = lru_cache(maxsize=256)(eval_lines)
-"""Asked for with several batches of one setup."""
+@lru_cache(maxsize=256)
+def _eval_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[tuple[Line, ...], Idle]:
+    """Asked for with several batches of one setup. What training left behind is there in evaluation too; Liger's loss
+    is the standard one then."""
+    sizes = _lines(architecture, _shape(architecture, setup), cpu)[1]
+    if setup.cross_entropy == "liger":
+        standard = _shape(architecture, replace(setup, cross_entropy="standard"))
+        sizes = replace(sizes, logits=_lines(architecture, standard, cpu)[1].logits)
+    return eval_lines(architecture, setup, cpu), sizes
 
 
-def held_share(setup: Setup, machine: Machine) -> float:
-    """What the allocator holds beside the tensors that come and go within a step, as a share of these. It is the same
-    for all lines of a setup, and so are the weights: the line with the most live tensors is the highest."""
-    return slack_share(setup, machine.backend == "cpu") * overhead_factor(machine)
+def slack_factor(machine: Machine) -> float:
+    """What `moments` of this machine hold of the allocator's slack; on a CPU nothing, see `held_share`."""
+    return 0.0 if machine.backend == "cpu" else overhead_factor(machine)
 
 
-def _slack(one: Line, resident: float, setup: Setup, machine: Machine) -> Term:
-    share, factor = slack_share(setup, machine.backend == "cpu"), overhead_factor(machine)
-    words = f"{share:.0%} of all but the weights: held by the allocator, not in use"
+def held_share(machine: Machine) -> float:
+    """What a CPU's allocator holds, as a share of the tensors that come and go within a step. It is the same for all
+    lines of a setup, and so are the weights: the line with the most live tensors is the highest."""
+    return CPU_SLACK * overhead_factor(machine) if machine.backend == "cpu" else 0.0
+
+
+def _cpu_slack(one: Line, resident: float, machine: Machine) -> Term:
+    factor = overhead_factor(machine)
+    words = f"{CPU_SLACK:.0%} of all but the weights: held by the allocator, not in use"
     if factor != 1.0:
         words += f"; times {factor:.2f}, measured on this machine"
-    _, _, const, *per_unit = one
-    share *= factor
+    share, (_, _, const, *per_unit) = held_share(machine), one
     return Term(SLACK_PART, words, share * (const - resident), *(share * each for each in per_unit))
 
 
 def live_bytes(architecture: Architecture, setup: Setup, cpu: bool = False) -> float:
     """Live tensors of one device at the peak of a training step, without allocator slack and overheads."""
-    return _live(moments(architecture, setup, cpu).step, architecture, setup)
+    return _highest(moments(architecture, setup, cpu).step, architecture, setup)
 
 
-def _live(step: tuple[Numbers, ...], architecture: Architecture, setup: Setup) -> float:
+def slack_bytes(architecture: Architecture, setup: Setup) -> float:
+    """What a GPU's allocator is taken to hold beyond `live_bytes` at its own peak, which may be another moment."""
+    step = moments(architecture, setup, slack=1.0).step
+    return _highest(step, architecture, setup) - live_bytes(architecture, setup)
+
+
+def _highest(step: tuple[Numbers, ...], architecture: Architecture, setup: Setup) -> float:
     tokens, length = setup.micro_batch * setup.sequence_len, setup.sequence_len
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
     return max([numbers_at(one, tokens, length, rows) for one in step])
@@ -105,14 +129,14 @@ def peak_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> in
 
     It never shrinks when micro-batch, sequence length or rank grow, all else equal.
     """
-    step, loading, resident = moments(architecture, setup, machine.backend == "cpu")
-    live = _live(step, architecture, setup)
-    return total_bytes(live, resident, loading, held_share(setup, machine), machine)
+    step, loading, resident = moments(architecture, setup, machine.backend == "cpu", slack_factor(machine))
+    held = _highest(step, architecture, setup)
+    return total_bytes(held, resident, loading, held_share(machine), machine)
 
 
-def total_bytes(live: float, resident: float, loading: float, share: float, machine: Machine) -> int:
-    """What a device holds when the most that is alive in a step is `live`; `share` as in `held_share`."""
-    most = round(max(live + share * (live - resident), loading))
+def total_bytes(held: float, resident: float, loading: float, share: float, machine: Machine) -> int:
+    """What a device holds when the highest of `moments` is `held`; `share` as in `held_share`."""
+    most = round(max(held + share * (held - resident), loading))
     return most + overhead_bytes(most, machine)
 
 
@@ -123,14 +147,14 @@ def eval_bytes(
     row; None: the sequence length."""
     length = eval_length or setup.sequence_len
     tokens = eval_batch * length
-    lines = _eval_lines(architecture, setup, machine.backend == "cpu")
-    live = max(one.bytes_at(tokens, length, 0) for one in lines)
-    return total_bytes(live, _resident(lines[0]), 0.0, held_share(setup, machine), machine)
+    lines, sizes = _eval_lines(architecture, setup, machine.backend == "cpu")
+    held = max(numbers_at(one, tokens, length, 0) for one in held_numbers(lines, sizes, slack_factor(machine)))
+    return total_bytes(held, _resident(lines[0]), 0.0, held_share(machine), machine)
 
 
 def resident_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
     """`predict_memory(...).resident_bytes` without the rest."""
-    return round(moments(architecture, setup, machine.backend == "cpu").resident)
+    return round(moments(architecture, setup, machine.backend == "cpu", slack_factor(machine)).resident)
 
 
 def host_bytes(architecture: Architecture, setup: Setup, machine: Machine) -> int:
@@ -145,31 +169,37 @@ def predict_memory(
     machine: Machine,
     eval_batch: int = 0,
     eval_length: int | None = None,
+    live: bool = False,
 ) -> Memory:
     """The predicted peak of one device as named parts, of the phase where it is largest; host RAM beside it.
 
     `eval_batch` rows of `eval_length` tokens (None: the sequence length) are evaluated at once during the run; 0: no
     evaluation. Where loading is the largest phase, the
     parts are those of the step, and what loading took beyond them is the allocator's: it keeps what it was given.
+    `live`: the peak of live tensors, with nothing for the allocator, as a trace has it.
     Raises ValueError for an optimizer or a LoRA target that is not known.
     """
     cpu, length = machine.backend == "cpu", setup.sequence_len
     tokens = setup.micro_batch * length
     rows = chunk_rows(tokens, architecture.vocab_size, architecture.hidden_size)
-    step, load = _lines(architecture, _shape(architecture, setup), cpu)
+    factor, share = (0.0, 0.0) if live else (slack_factor(machine), held_share(machine))
+    step, sizes, load = _lines(architecture, _shape(architecture, setup), cpu)
     resident = _resident(step[0])
-    lines = [(one, one.bytes_at(tokens, length, rows), tokens, length) for one in step]
+    at = [(one, sizes, (tokens, length, rows)) for one in step]
+    held = [numbers_at(one, tokens, length, rows) for one in held_numbers(step, sizes, factor)]
     if eval_batch:
         row = eval_length or length
-        tried = eval_batch * row
-        lines += [(one, one.bytes_at(tried, row, 0), tried, row) for one in _eval_lines(architecture, setup, cpu)]
-    top, live, counted, held_length = max(lines, key=lambda moment: moment[1])
-    size, loading = live + held_share(setup, machine) * (live - resident), load.const
-    terms = (*top.terms, _slack(top, resident, setup, machine))
-    parts = _parts(terms, counted, held_length, rows, round(max(size, loading)), loading - size)
+        evaluated, left = _eval_lines(architecture, setup, cpu)
+        at += [(one, left, (eval_batch * row, row, 0)) for one in evaluated]
+        held += [numbers_at(one, eval_batch * row, row, 0) for one in held_numbers(evaluated, left, factor)]
+    highest = max(held)
+    top, left, where = at[held.index(highest)]
+    size, loading = highest + share * (highest - resident), load.const
+    slack = _cpu_slack(top, resident, machine) if cpu and not live else slack_term(top, left, factor)
+    parts = _parts((*top.terms, slack), *where, round(max(size, loading)), loading - size)
     phases: dict[str, int] = {"load": round(loading)}
-    for one, alive, *_ in lines:
-        phases[one.phase] = max(phases.get(one.phase, 0), round(alive))
+    for one, _, where in at:
+        phases[one.phase] = max(phases.get(one.phase, 0), round(one.bytes_at(*where)))
     return Memory(
         parts=(*parts, *overhead_parts(machine)),
         peak_phase="load" if loading > size else top.phase,

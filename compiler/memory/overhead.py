@@ -1,8 +1,7 @@
 """What a device holds beside live tensors, and how sure a prediction is.
 
-CUDA: the process's context, cuBLAS workspaces, and what the caching allocator reserves beyond live tensors. The
-constants are fitted on published measurements (`docs/accuracy.md` says which and how well); a CPU has neither, its
-slack is the C allocator's.
+CUDA: the process's context and cuBLAS workspaces; what the caching allocator reserves is in `compiler.memory.slack`.
+The band is fitted on published measurements (`docs/accuracy.md` says which and how well).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 
 from compiler.quick import dataclass
-from compiler.values import Machine, Memory, Part, Setup
+from compiler.values import Machine, Memory, Part
 
 MIB = 2**20
 CUBLAS_BYTES = round(16.25 * MIB)
@@ -26,7 +25,7 @@ class Overhead:
     bias: float
     """Mean of log(measured / predicted) over the calibration rows: below zero, the prediction is on the safe side."""
     error: float
-    """Standard deviation of the same."""
+    """Standard deviation of the same; of groups of readings the widest."""
     how_context: str
     weights_known: bool = False
     """`bias` and `error` are of what comes beside the weights: published readings miss the whole by 7 % on average
@@ -42,7 +41,7 @@ CONTEXT_ERROR_BYTES = round((540 - 141) * MIB / math.sqrt(12))
 OVERHEADS = {
     "cuda": Overhead(
         340 * MIB,
-        -0.004,
+        -0.013,
         0.113,
         "CUDA context and driver; measured 141 MiB on a T4, 540 on an A100",
         weights_known=True,
@@ -51,30 +50,9 @@ OVERHEADS = {
     "xpu": Overhead(500 * MIB, -0.05, 0.12, "Level Zero context; not measured, taken above CUDA's"),
     "cpu": Overhead(900 * MIB, 0.0, 0.08, "Python, torch and the trainer's own code in RAM"),
 }
-SLACK = {"eager": 0.40, "logits": 0.20, "other": 0.18, "cpu": 0.05}
-"""What the caching allocator holds beside live tensors, as a share of what comes and goes within a step (live
-tensors but for the weights). On CUDA: for the least mean error on the allocator's replay of 90 traced steps of
-Axolotl's stack (`tests/data/replays.jsonl`), too little counting twice, as it costs a run and too much a smaller batch;
-published readings were not used. Whole score matrices (`eager`) leave
-most, then whole logits. On a CPU large blocks
-go back at once."""
 CONFIDENCE = 0.95
 """A setup `fits` when it stays inside the budget with this probability, `does not fit` below 1 minus it."""
 Z_CONFIDENCE = 1.6449
-
-
-def slack_kind(setup: Setup, cpu: bool) -> str:
-    """The key of `SLACK` for a setup."""
-    if cpu:
-        return "cpu"
-    if setup.attention == "eager":
-        return "eager"
-    return "logits" if setup.cross_entropy in ("standard", "chunked") else "other"
-
-
-def slack_share(setup: Setup, cpu: bool) -> float:
-    """The share of `SLACK` for a setup."""
-    return SLACK[slack_kind(setup, cpu)]
 
 
 def overhead_parts(machine: Machine) -> tuple[Part, ...]:

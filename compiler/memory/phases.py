@@ -11,6 +11,7 @@ from compiler.memory.layer import LayerCost, layer_cost
 from compiler.memory.lines import Line, Term, line
 from compiler.memory.loss import LossCost, loss_cost
 from compiler.memory.shards import Shard, shard
+from compiler.memory.slack import Idle
 from compiler.memory.static import Static, autocasts, static_state
 from compiler.values import Setup
 
@@ -21,7 +22,8 @@ def needs_mask(architecture: Architecture, setup: Setup) -> bool:
     return setup.attention == "sdpa" and window is not None and setup.sequence_len > window
 
 
-def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Line, ...]:
+def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[tuple[Line, ...], Idle]:
+    """The moments, the optimizer's last, and what of them the allocator is left with."""
     static = static_state(architecture, setup)
     rank = shard(architecture, setup, static)
     layer = steady_layer(architecture, setup, static.stream_bytes, cpu)
@@ -54,7 +56,7 @@ def step_lines(architecture: Architecture, setup: Setup, cpu: bool) -> tuple[Lin
         "optimizer_temporaries", f"{setup.optimizer}: copies of the gradients during the step", rank.step_copies
     )
     lines.append(line("optimizer", (gradients, step), resident))
-    return tuple(lines)
+    return tuple(lines), Idle(layer.highest, head.idle, rank.gradients + rank.buffers + rank.reduction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 One stream, default settings (c10/cuda/CUDACachingAllocator.cpp): requests up to 1 MiB come from 2 MiB segments, up
 to 10 MiB from 20 MiB segments, larger ones from segments of whole 2 MiB; best fit; a large block is split only when
 more than 1 MiB is left; free neighbours merge; a segment goes back to the driver only when memory would run out.
+
+With `expandable_segments:True` small and large requests have one segment each, which grows at its end by pages of
+2 and 20 MiB: whatever is freed merges with its neighbours, so much less is left over.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ LARGE_BYTES = 10 << 20
 LARGE_SEGMENT_BYTES = 20 << 20
 ROUND_BYTES = 2 << 20
 MIN_SMALL_REST_BYTES = 512
+PAGE_BYTES = {True: 2 << 20, False: 20 << 20}
+"""By how much an expandable segment grows at least: for requests up to 1 MiB, and above."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,9 +45,12 @@ class _Pool:
         block.free = True
         bisect.insort(self.entries, (block.size, block.serial, block), key=lambda entry: entry[:2])
 
-    def take(self, size: int) -> _Block | None:
-        """The smallest free block of at least `size` bytes."""
+    def take(self, size: int, last: _Block | None = None) -> _Block | None:
+        """The smallest free block of at least `size` bytes; `last`, which can grow, only where no other is large
+        enough."""
         index = bisect.bisect_left(self.entries, (size, -1), key=lambda entry: entry[:2])
+        if index < len(self.entries) - 1 and self.entries[index][2] is last:
+            index += 1
         return self.entries.pop(index)[2] if index < len(self.entries) else None
 
     def remove(self, block: _Block) -> None:
@@ -81,16 +89,65 @@ def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None)
     return reserved_peak, allocated_peak
 
 
+def replay_expandable(events: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """`replay` with `expandable_segments:True`, which Axolotl 0.19 asks for (`utils/__init__.py`,
+    `set_pytorch_cuda_alloc_conf`): a free block that reaches the end of what is mapped counts as if it had no end, so
+    others come first; what fits nowhere makes the segment longer. Pages go back only when memory would run out."""
+    pools = {True: _Pool(), False: _Pool()}
+    ends: dict[bool, _Block | None] = {True: None, False: None}
+    blocks: dict[int, _Block] = {}
+    reserved = allocated = allocated_peak = 0
+    for number, size in events:
+        if size > 0:
+            small = size <= SMALL_BYTES
+            pool, end = pools[small], ends[small]
+            block = pool.take(size, end)
+            if block is None:
+                have = end.size if end is not None and end.free else 0
+                more = -(-(size - have) // PAGE_BYTES[small]) * PAGE_BYTES[small]
+                reserved += more
+                block = ends[small] = _lengthen(end, more, pool, small)
+            _split(block, size, pool, iter((block.serial + size,)), MIN_SMALL_REST_BYTES - 1)
+            if block is ends[small] and block.after is not None:
+                ends[small] = block.after
+            blocks[number] = block
+            allocated += block.size
+            allocated_peak = max(allocated_peak, allocated)
+        elif number in blocks:
+            block = blocks.pop(number)
+            allocated -= block.size
+            before, after = block.before, block.after
+            if before is not None and before.free:
+                block.serial = before.serial  # here a block's address
+            if after is ends[block.small] and after is not None and after.free:
+                ends[block.small] = block
+            _merge(block, pools[block.small])
+    return reserved, allocated_peak
+
+
+def _lengthen(end: _Block | None, more: int, pool: _Pool, small: bool) -> _Block:
+    """The segment's last block where it is free, or a new one behind it, `more` bytes longer."""
+    if end is not None and end.free:
+        pool.remove(end)
+        end.size += more
+        return end
+    block = _Block(0 if end is None else end.serial + end.size, more, small, before=end)
+    if end is not None:
+        end.after = block
+    return block
+
+
 def _segment_bytes(size: int) -> int:
     if size <= SMALL_BYTES:
         return SMALL_SEGMENT_BYTES
     return LARGE_SEGMENT_BYTES if size < LARGE_BYTES else -(-size // ROUND_BYTES) * ROUND_BYTES
 
 
-def _split(block: _Block, size: int, pool: _Pool, serials: Iterator[int]) -> None:
+def _split(block: _Block, size: int, pool: _Pool, serials: Iterator[int], keep: int = SMALL_BYTES) -> None:
+    """`keep`: a large block keeps a rest of so many bytes."""
     block.free = False
     rest = block.size - size
-    if rest < MIN_SMALL_REST_BYTES if block.small else rest <= SMALL_BYTES:
+    if rest < MIN_SMALL_REST_BYTES if block.small else rest <= keep:
         return
     remainder = _Block(next(serials), rest, block.small, before=block, after=block.after)
     if block.after is not None:

@@ -22,15 +22,16 @@ from compiler.constraints import conflict
 from compiler.families import kernels_cannot
 from compiler.memory.static import DTYPE_BYTES, autocasts, optimizer_of
 from compiler.stacks import AXOLOTL, Stack
-from compiler.trace.allocator import replay
+from compiler.trace.allocator import replay, replay_expandable
 from compiler.trace.attention import patched_functions
 from compiler.trace.build import build_model, to_fake
-from compiler.trace.foak import foak_patches
+from compiler.trace.foak import foak_patches, more_reserved_bytes
 from compiler.trace.follower import Labels, Snapshot, StorageFollower
 from compiler.trace.loading import loading_events
 from compiler.trace.lora_kernels import install_lora_kernels, kernel_patches
 from compiler.trace.optimizers import make_optimizer
 from compiler.trace.sharding import ranks, resize_patches, shard_model, sharded_stack
+from compiler.trace.versions import VERSIONS
 from compiler.values import Setup
 
 STEPS = 2
@@ -50,6 +51,8 @@ class Trace:
     """Peak of `max_memory_allocated`: whole blocks of the caching allocator; cuBLAS workspaces are not in it."""
     reserved_bytes: int
     """Peak of `max_memory_reserved`."""
+    beyond_replay_bytes: int
+    """Of it, what no replayed tensor explains but readings show (`compiler.trace.foak.more_reserved_bytes`)."""
     parameters: int
     trainable_parameters: int
     seconds: float
@@ -100,7 +103,13 @@ def trace_step(
             install_lora_kernels(causal)
         follower = _run(model, causal, setup, stack, steady)
     phases = tuple((name, follower.peaks[name]) for name in PHASES)
-    reserved, allocated = replay(follower.events, capacity_bytes)
+    if stack.expandable_segments:
+        (reserved, allocated), beyond = replay_expandable(follower.events), 0
+    else:
+        reserved, allocated = replay(follower.events, capacity_bytes)
+        beyond = more_reserved_bytes(values, setup, VERSIONS[stack.transformers]) if stack.foak else 0
+    if capacity_bytes is not None and reserved + beyond > capacity_bytes:
+        beyond = 0  # what is only cached makes room
     resident = follower.resident_bytes
     del model, causal, follower
     gc.collect()  # autograd graphs hold cycles; the next trace must not count their storages
@@ -109,7 +118,8 @@ def trace_step(
         max(phases, key=lambda phase: phase[1].total_bytes)[0],
         resident,
         allocated,
-        reserved,
+        reserved + beyond,
+        beyond,
         parameters,
         trainable,
         time.perf_counter() - started,
