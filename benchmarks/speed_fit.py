@@ -20,11 +20,12 @@ from typing import Any
 from compiler import speed, traffic
 from compiler.architecture import Architecture
 from compiler.facts import gpus, models, rates
+from compiler.padding import row_tokens
 from compiler.traffic import Stack
 from compiler.values import DatasetFacts, Machine, Setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from speed_levers import TIE, Row, inversions, lever_table, twins
+from speed_levers import Row, kendall, lever_table, mean_error, repeats, table
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "tests" / "data" / "speed_rows.json"
@@ -41,6 +42,8 @@ FITTED = (
     "straggler_share",
     "step_seconds",
     "strided_factor",
+    "thin_factor",
+    "gather_wait_seconds",
     "old_dequantise_seconds",
 )
 PRIOR = {
@@ -51,11 +54,13 @@ PRIOR = {
     "dequantise_bytes_per_weight": (8, 0.5),
     "launch_seconds": (2e-5, 0.6),
     "link_share": (0.6, 0.5),
-    "pcie_share": (0.5, 0.5),
+    "pcie_share": (0.38, 0.5),
     "collective_seconds": (1e-3, 0.7),
     "straggler_share": (0.01, 0.5),
     "step_seconds": (0.03, 1.0),
     "strided_factor": (1.2, 0.3),
+    "thin_factor": (2.0, 0.5),
+    "gather_wait_seconds": (2e-4, 1.0),
     "old_dequantise_seconds": (1.3e-11, 0.3),
 }
 """Expected value and spread (of the logarithm): weak, so that a rate no row tells of stays plausible.
@@ -63,9 +68,9 @@ Attention's is narrow: the rows' lengths are alike, only its published rate (arX
 OLD_DEQUANTISE_SECONDS = 1.2e-11
 """A weight on either card with the bitsandbytes that LitGPT pinned (0.41, 0.42): bound by instructions, not bandwidth
 (A10G and A100 have about as many multiprocessors times clock). No plan uses it."""
-LARGE_VOCABULARY = 0.94
-"""Tokens of a row with a vocabulary of 49,000 to 131,000 over those with 32,000: counted on Alpaca's prompt template
-and three of its answers with the tokenizers of Mistral v1, SmolLM2 and Mistral Nemo."""
+FEWER_TOKENS = ((100_000, 0.875), (40_000, 0.90), (0, 1.0))
+"""Vocabularies above -> tokens of a row over those with 32,000 entries: Alpaca's prompt templates and five answers of
+its kind, counted with the tokenizers of Mistral Nemo (131,000), SmolLM2 (49,000) and Mistral v1."""
 GENERATED_TOKENS = 100
 """LitGPT generates so many at every evaluation."""
 
@@ -122,6 +127,8 @@ def machine_of(gpu_id: str, count: int) -> Machine:
 
 def case_of(row: dict[str, Any], shapes: dict[str, Any]) -> tuple[Architecture, Setup, Machine, speed.Stack]:
     architecture = architecture_of(row["model"], shapes)
+    if row["group"].startswith("litgpt"):
+        architecture = replace(architecture, tie_word_embeddings=False)  # it loads them apart
     names = {linear.name for linear in architecture.linears}
     targets = row.get("lora_targets", "all-linear")
     if not isinstance(targets, str):
@@ -132,7 +139,7 @@ def case_of(row: dict[str, Any], shapes: dict[str, Any]) -> tuple[Architecture, 
         gradient_accumulation=row["gradient_accumulation"],
         sequence_len=row["sequence_len"],
         gradient_checkpointing=row["checkpointing"],
-        optimizer="adamw_torch",
+        optimizer=row.get("optimizer", "adamw_torch"),
         attention=row["attention"],
         cross_entropy=row["cross_entropy"],
         sample_packing=False,
@@ -159,37 +166,21 @@ def predict(row: dict[str, Any], data: dict[str, Any], old_dequantise: float) ->
     if "bitsandbytes" in row:
         stack = replace(stack, dequantise_seconds=old_dequantise)
     dataset = data["datasets"][row["dataset"]]
-    mean = dataset["mean_tokens"] * (LARGE_VOCABULARY if architecture.vocab_size > 40_000 else 1.0)
-    facts = DatasetFacts(1, 0, mean, round(mean * dataset["p99_ratio"]), 99999, False, None, None, None)
-    padded, _, attended = speed.row_tokens(setup, facts)
+    mean = dataset["mean_tokens"] * next(share for above, share in FEWER_TOKENS if architecture.vocab_size > above)
+    facts = DatasetFacts(1, 0, mean, round(mean * dataset["p99_ratio"]), setup.sequence_len, False, None, None, None)
+    padded, _, attended = row_tokens(setup, facts)
     step = sum(part[1] for part in speed.step_parts(architecture, setup, machine, padded, attended, stack))
     per_row = step / (setup.micro_batch * setup.gradient_accumulation)
     seconds = row["rows"] * per_row
     if "evaluations" in row:  # a forward is a third of a step; a generated token is bound by its launches
         kernels = speed.micro_work(architecture, setup, attended, stack).kernels * 1.0 / 2.6
-        generation = GENERATED_TOKENS * kernels * speed.rates()["launch_seconds"]
+        token = kernels * speed.rates()["launch_seconds"]
+        if setup.devices > 1:  # every pass gathers all weights, that of one token as well
+            weights = architecture.parameters.total * speed.weight_bytes(setup)
+            token += (1 - 1 / setup.devices) * weights / speed.link_bytes_per_second(machine)
+        generation = GENERATED_TOKENS * token
         seconds += row["evaluations"] * (row["evaluation_rows"] * per_row / 3 + generation)
     return row["rows"] / seconds, row["rows"] / row["seconds"]
-
-
-def kendall(pairs: list[tuple[float, float]], tie: float = 0.0) -> float:
-    """Kendall's tau-b; predictions within 1e-9 count as tied, measurements within the share `tie`. NaN where all are.
-    A prediction is not asked to tie what was measured alike: pairs tied in the measurements are left out of both."""
-    score = tied_x = tied_y = left = 0
-    for i, (x, y) in enumerate(pairs):
-        for other_x, other_y in pairs[:i]:
-            same_x = abs(x - other_x) < 1e-9 * x
-            if tie and abs(y / other_y - 1) < tie:
-                left += 1
-            elif y == other_y:
-                tied_x, tied_y = tied_x + same_x, tied_y + 1
-            elif same_x:
-                tied_x += 1
-            else:
-                score += 1 if (x - other_x) * (y - other_y) > 0 else -1
-    total = len(pairs) * (len(pairs) - 1) / 2 - left
-    below = (total - tied_x) * (total - tied_y)
-    return score / math.sqrt(below) if below > 0 else math.nan
 
 
 def prepared() -> dict[str, Any]:
@@ -206,13 +197,10 @@ def by_group(
     return groups
 
 
-def mean_error(pairs: list[tuple[float, float]]) -> float:
-    return sum(abs(predicted / measured - 1) for predicted, measured in pairs) / len(pairs)
-
-
 def with_rates(values: dict[str, float]) -> float:
     """Make `compiler.speed` and `compiler.traffic` use these rates; returns the old bitsandbytes' seconds a weight."""
-    changed = rates() | {name: values[name] for name in FITTED[2:-1]}
+    changed = rates() | {name: values[name] for name in FITTED[2:-1] if name != "pcie_share"}
+    changed["pcie_share"] = rates()["pcie_share"] | {"a10g": values["pcie_share"]}
     changed["matmul_share"] = rates()["matmul_share"] | {"sm_80": values["matmul_share"], "a10g": values["a10g_share"]}
     speed.rates = traffic.rates = lambda: changed
     traffic.forget()
@@ -248,14 +236,15 @@ def fit(data: dict[str, Any], rows: list[dict[str, Any]], tries: int, seed: int 
     return best
 
 
-def left_out(data: dict[str, Any], tries: int, kind: str) -> dict[str, float]:
-    """Mean error of each group (or model family) predicted with rates fitted on the others alone."""
+def left_out(data: dict[str, Any], tries: int, kind: str) -> dict[str, list[float]]:
+    """[mean error, Kendall's tau] of each group (or model family) predicted with rates fitted on the others alone."""
     calibrating = [row for row in data["rows"] if row["calibrates"]]
     result = {}
     for name in dict.fromkeys(part_of(row, kind) for row in calibrating):
         old = with_rates(fit(data, [row for row in calibrating if part_of(row, kind) != name], tries))
-        result[name] = mean_error([predict(row, data, old) for row in calibrating if part_of(row, kind) == name])
-    return {name: round(error, 4) for name, error in result.items()}
+        pairs = [predict(row, data, old) for row in calibrating if part_of(row, kind) == name]
+        result[name] = [round(mean_error(pairs), 4), round(kendall(pairs), 3) if len(pairs) > 2 else 0.0]
+    return result
 
 
 def part_of(row: dict[str, Any], kind: str) -> str:
@@ -275,38 +264,18 @@ def rows_of(data: dict[str, Any]) -> list[Row]:
     return [Row(row, *predict(row, data, OLD_DEQUANTISE_SECONDS)) for row in data["rows"]]
 
 
-def table(rows: list[Row], kept: dict[str, Any]) -> list[str]:
-    lines = [
-        "| group | rows | mean error | worst | Kendall tau | without ties | wrong pairs | mean error, left out |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for group in dict.fromkeys(row.row["group"] for row in rows):
-        found = [row for row in rows if row.row["group"] == group]
-        pairs = [(row.predicted, row.measured) for row in found]
-        worst = max((predicted / measured - 1 for predicted, measured in pairs), key=abs)
-        left = kept.get("group", {}).get(group)
-        never = "" if any(row.row["calibrates"] for row in found) else "never fitted on"
-        out = never if left is None else f"{left:.1%}"
-        taus = f"{kendall(pairs):.2f} | {kendall(pairs, TIE):.2f}" if len(pairs) > 2 else " | "
-        _, wrong, ties = inversions(found)
-        lines.append(
-            f"| {group} | {len(pairs)} | {mean_error(pairs):.1%} | {worst:+.0%} | {taus} | "
-            f"{wrong}, of them {ties} ties | {out} |"
-        )
-    return lines
-
-
 def page(data: dict[str, Any], kept: dict[str, Any]) -> str:
     rows = rows_of(data)
     fitted = [(row.predicted, row.measured) for row in rows if row.row["calibrates"]]
-    same = twins(rows)
+    same = repeats(rows)["fms"][1]
     filled = {
         "table": "\n".join(table(rows, kept)),
         "levers": "\n".join(lever_table(rows)),
-        "families": ", ".join(f"{name} {error:.1%}" for name, error in kept.get("family", {}).items()),
+        "families": ", ".join(f"{name} {one[0]:.1%}" for name, one in kept.get("family", {}).items()),
+        "resource": f"{kept.get('group', {}).get('litgpt-resource-lora', [0.0])[0]:.0%}",
         "all": f"{mean_error(fitted):.1%}",
         "fitted": str(len(fitted)),
-        "twins": f"{len(same)} setups were measured for two of the files: they differ by "
+        "twins": f"{len(same)} setups were measured twice: they differ by "
         f"{sum(same) / len(same) - 1:.1%} on average, {max(same) - 1:.1%} at most",
     }
     text = (ROOT / "benchmarks" / "speed_page.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What changing one setting does to the speed, and which pairs of rows are in the wrong order: measured, predicted.
+"""What changing one setting does to the speed, which pairs of rows are in the wrong order, how far each group is off.
 
-`benchmarks/speed_fit.py` puts the two tables into docs/speed.md.
+`benchmarks/speed_fit.py` puts the tables into docs/speed.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ class Row(NamedTuple):
     measured: float
 
 
+def file_of(row: dict[str, Any]) -> str:
+    """fms, litgpt-confighub, litgpt-resource: one source, its machines and software."""
+    parts = row["group"].replace("holdout", "confighub").split("-")
+    return parts[0] if parts[0] == "fms" else "-".join(parts[:2])
+
+
 def setting(row: dict[str, Any]) -> dict[str, Any]:
     """What identifies a row's setup, by lever; the file (fms-main, litgpt-holdout ...) and the data stay the same."""
     stack = row["stack"]
@@ -32,7 +38,7 @@ def setting(row: dict[str, Any]) -> dict[str, Any]:
         "devices": row["devices"],
         "method": row["method"],
         "weights": weights,
-        "cross_entropy": row["cross_entropy"],
+        "cross_entropy": "whole, one kernel" if stack.get("fused_loss") else row["cross_entropy"],
         "fused": stack.get("fused_layers", False),
         "norms": stack.get("fp32_norms", False),
         "rank": row.get("lora_r"),
@@ -41,8 +47,8 @@ def setting(row: dict[str, Any]) -> dict[str, Any]:
 
 Lever = tuple[str, tuple[str, ...], Callable[[dict[str, Any], dict[str, Any]], bool]]
 LEVERS: tuple[Lever, ...] = (
-    ("fused kernels off -> on", ("fused",), lambda a, b: b["fused"] and not a["fused"]),
-    ("cross-entropy standard -> Liger", ("cross_entropy",), lambda a, b: b["cross_entropy"] == "liger"),
+    ("fused kernels off -> on", ("fused", "cross_entropy"), lambda a, b: b["fused"] and not a["fused"]),
+    ("cross-entropy in one kernel -> Liger", ("cross_entropy",), lambda a, b: b["cross_entropy"] == "liger"),
     ("micro-batch doubled", ("micro_batch",), lambda a, b: b["micro_batch"] == 2 * a["micro_batch"]),
     ("1 device -> 2, sharded", ("devices",), lambda a, b: (a["devices"], b["devices"]) == (1, 2)),
     ("2 devices -> 4, sharded", ("devices",), lambda a, b: (a["devices"], b["devices"]) == (2, 4)),
@@ -99,12 +105,66 @@ def inversions(rows: list[Row]) -> tuple[int, int, int]:
     return len(rows) * (len(rows) - 1) // 2, wrong, ties
 
 
-def twins(rows: list[Row]) -> list[float]:
-    """Ratios of the speeds that two files measured for one setup: the spread of the measurements themselves."""
-    found: dict[tuple[Any, ...], list[float]] = {}
+def repeats(rows: list[Row]) -> dict[str, tuple[float, list[float]]]:
+    """File -> (widest gap between two measurements of one setup, all such ratios): the spread of the measurements."""
+    same: dict[str, dict[Any, list[float]]] = {}
     for row in rows:
-        if row.row["group"].startswith("fms"):
-            values = setting(row.row)
-            key = tuple(value for name, value in values.items() if name != "file")
-            found.setdefault(key, []).append(row.measured)
-    return [max(same) / min(same) for same in found.values() if len(same) > 1]
+        values = {name: value for name, value in setting(row.row).items() if name not in ("file", "other")}
+        program = tuple(sorted(row.row["stack"].items()))
+        key = (row.row.get("rows"), *values.values(), program)
+        same.setdefault(file_of(row.row), {}).setdefault(key, []).append(row.measured)
+    ratios = {
+        file: [max(measured) / min(measured) for measured in found.values() if len(measured) > 1]
+        for file, found in same.items()
+    }
+    return {file: (max(found, default=1.0) - 1, found) for file, found in ratios.items()}
+
+
+def kendall(pairs: list[tuple[float, float]], tie: float = 0.0) -> float:
+    """Kendall's tau-b; predictions within 1e-9 count as tied, measurements within the share `tie`. NaN where all are.
+    A prediction is not asked to tie what was measured alike: pairs tied in the measurements are left out of both."""
+    score = tied_x = tied_y = left = 0
+    for i, (x, y) in enumerate(pairs):
+        for other_x, other_y in pairs[:i]:
+            same_x = abs(x - other_x) < 1e-9 * x
+            if tie and abs(y / other_y - 1) < tie:
+                left += 1
+            elif y == other_y:
+                tied_x, tied_y = tied_x + same_x, tied_y + 1
+            elif same_x:
+                tied_x += 1
+            else:
+                score += 1 if (x - other_x) * (y - other_y) > 0 else -1
+    total = len(pairs) * (len(pairs) - 1) / 2 - left
+    below = (total - tied_x) * (total - tied_y)
+    return score / math.sqrt(below) if below > 0 else math.nan
+
+
+def mean_error(pairs: list[tuple[float, float]]) -> float:
+    return sum(abs(predicted / measured - 1) for predicted, measured in pairs) / len(pairs)
+
+
+def table(rows: list[Row], kept: dict[str, Any]) -> list[str]:
+    noise = repeats(rows)
+    lines = [
+        "| group | rows | mean error | worst | Kendall tau | beyond 1 % | beyond repeats | wrong pairs "
+        "| left out: mean error, tau |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for group in dict.fromkeys(row.row["group"] for row in rows):
+        found = [row for row in rows if row.row["group"] == group]
+        pairs = [(row.predicted, row.measured) for row in found]
+        worst = max((predicted / measured - 1 for predicted, measured in pairs), key=abs)
+        left = kept.get("group", {}).get(group)
+        never = "" if any(row.row["calibrates"] for row in found) else "never fitted on"
+        spread = noise[file_of(found[0].row)][0]
+        ties = (0.0, TIE, spread)
+        many = len(pairs) > 2
+        taus = [f"{kendall(pairs, tie):.2f}" if many else "" for tie in ties]
+        out = never if left is None else f"{left[0]:.1%}, {left[1]:.2f}" if many else f"{left[0]:.1%}"
+        _, wrong, tied = inversions(found)
+        lines.append(
+            f"| {group} | {len(pairs)} | {mean_error(pairs):.1%} | {worst:+.0%} | {taus[0]} | {taus[1]} | "
+            f"{taus[2]} ({spread:.1%}) | {wrong}, of them {tied} ties | {out} |"
+        )
+    return lines

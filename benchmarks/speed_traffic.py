@@ -18,7 +18,7 @@ from unittest.mock import patch
 from compiler.architecture import Architecture
 from compiler.facts import models, rates
 from compiler.speed import micro_work
-from compiler.traffic import AXOLOTL, layer_of
+from compiler.traffic import AXOLOTL, Stack, layer_of
 from compiler.values import Setup
 
 TOKENS = 2048
@@ -86,14 +86,14 @@ def traced_layer(architecture: Architecture, setup: Setup) -> tuple[float, float
     return forward, backward
 
 
-def counted_layer(architecture: Architecture, setup: Setup) -> tuple[float, float]:
-    """The same by `compiler.traffic`, without the factor that strided kernels take longer."""
-    plain = rates() | {"strided_factor": 1.0}
+def counted_layer(architecture: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> tuple[float, float]:
+    """The same by `compiler.traffic`, without the factors that strided kernels and thin products take longer."""
+    plain = rates() | {"strided_factor": 1.0, "thin_factor": 1.0}
     with patch("compiler.traffic.rates", lambda: plain):
         from compiler import traffic
 
         traffic.forget()
-        layer = layer_of(architecture, setup, AXOLOTL)
+        layer = layer_of(architecture, setup, stack)
     traffic.forget()
     return layer.forward_bytes, layer.backward_bytes
 

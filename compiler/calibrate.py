@@ -142,7 +142,7 @@ def _dataset(run: Run, root: Path) -> DatasetFacts | None:
 
 
 def _attended(setup: Setup, dataset: DatasetFacts | None, row_tokens: float | None) -> float | None:
-    from compiler.speed import row_tokens as spans
+    from compiler.padding import row_tokens as spans
 
     if row_tokens is None or dataset is None or not setup.sample_packing:
         return row_tokens

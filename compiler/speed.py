@@ -10,6 +10,7 @@
     dequantisation        every pass over a quantised weight writes it out            bandwidth
     kernel launches       what the host needs beyond the device's own time            seconds a kernel
     optimizer, sharding, offload: bytes of states, gradients, parameters              bandwidth, link, PCIe
+    gathers of sharded weights: a wait each, however small                            seconds a gather
 
 Pure and cheap (microseconds): the search calls it for every setup.
 """
@@ -20,6 +21,7 @@ import math
 
 from compiler.architecture import Architecture
 from compiler.facts import rates
+from compiler.padding import row_tokens
 from compiler.quick import dataclass
 from compiler.traffic import (
     AXOLOTL,
@@ -149,7 +151,8 @@ def _counted(
     dequant = times * work.dequantised_weights * each
     device = matmul + attention + stream + dequant
     gathers = weight_gathers(architecture, setup, stack)
-    host = times * work.kernels * rate["launch_seconds"] + gathers * rate["collective_seconds"]
+    micro_host = work.kernels * rate["launch_seconds"] + architecture.num_layers * stack.layer_host_seconds
+    host = times * micro_host + gathers * rate["collective_seconds"]
     launch = _beyond(host, device, rate["overlap_exponent"])
     gflops = (work.matmul_flops + work.head_flops) / 1e9
     parts: list[Counted] = [
@@ -164,7 +167,7 @@ def _counted(
         also = " and {} gathers a step" if gathers else ""
         how = "{} kernels a micro-step" + also + ", beyond the device's own time"
         parts.append(("kernel launches", launch, how, (work.kernels, gathers)))
-    return parts + _step_parts(architecture, setup, machine, bandwidth, device + launch, tokens)
+    return parts + _step_parts(architecture, setup, machine, stack, bandwidth, device + launch, tokens, gathers)
 
 
 def weight_gathers(architecture: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> int:
@@ -187,16 +190,23 @@ def _beyond(host: float, device: float, exponent: float) -> float:
 
 
 def _step_parts(
-    architecture: Architecture, setup: Setup, machine: Machine, bandwidth: float, compute: float, tokens: float
+    architecture: Architecture,
+    setup: Setup,
+    machine: Machine,
+    stack: Stack,
+    bandwidth: float,
+    compute: float,
+    tokens: float,
+    gathers: int,
 ) -> list[Counted]:
     """Parts that an optimizer step pays once, and what sharding and offload add."""
     rate = rates()
     trained, total = trained_parameters(architecture, setup), architecture.parameters.total
     shard = setup.devices if setup.zero_stage >= 1 or setup.fsdp != "none" else 1
     size = 2 if setup.weights_dtype != "fp32" and setup.method == "full" else 4
-    loop = ("training loop", rate["step_seconds"], "host work of one optimizer step, whatever its size", ())
-    parts: list[Counted] = [loop]
-    moved = trained / shard * optimizer_bytes(setup, size)
+    loop = rate["step_seconds"] if stack.loop_seconds is None else stack.loop_seconds
+    parts: list[Counted] = [("training loop", loop, "host work of one optimizer step, whatever its size", ())]
+    moved = trained / shard * optimizer_bytes(setup, 4 if stack.fp32_masters else size)
     if setup.offload == "none":
         seconds = moved / (bandwidth * rate["memory_share"] * 1e9)
         parts.append(("optimizer", seconds, "{:.2f} GB moved", (moved / 1e9,)))
@@ -208,27 +218,41 @@ def _step_parts(
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         passes = 3 if setup.gradient_checkpointing != "off" else 2
         moved = setup.gradient_accumulation * passes * total * weight_bytes(setup) / setup.devices
-        seconds = moved / (host * rate["pcie_share"] * 1e9)
+        seconds = moved / (host * rate["host_copy_share"] * 1e9)
         parts.append(("parameters over PCIe", seconds, "{:.1f} GB", (moved / 1e9,)))
     if setup.gradient_checkpointing == "offload":
         host = machine.host_gb_s or machine.interconnect_gb_s or 15.75
         moved = 2 * setup.gradient_accumulation * tokens * architecture.num_layers * architecture.hidden_size * 2
-        exposed = max(0.0, moved / (host * rate["pcie_share"] * 1e9) - compute)
+        exposed = max(0.0, moved / (host * rate["host_copy_share"] * 1e9) - compute)
         how = "{:.1f} GB, the part not hidden behind compute"
         parts.append(("activations over PCIe", exposed, how, (moved / 1e9,)))
     if setup.devices > 1:
-        parts += _shared(architecture, setup, machine, compute, trained * size, total)
+        parts += _shared(architecture, setup, machine, compute, trained * size, total, stack.reduce_once)
+    if gathers:
+        wait = gathers * rate["gather_wait_seconds"]
+        parts.append(("waiting for weights", wait, "{} gathers a step, however small", (gathers,)))
     return parts
 
 
-def _shared(
-    architecture: Architecture, setup: Setup, machine: Machine, compute: float, gradient_bytes: float, total: int
-) -> list[Counted]:
-    rate = rates()
+def link_bytes_per_second(machine: Machine) -> float:
+    """What collectives between the devices reach, one direction."""
     # without peer-to-peer every byte goes down to the host and up again
     gb_s = machine.interconnect_gb_s or 15.75
-    reached = rate["link_share"] if gb_s > PCIE_GB_S else rate["pcie_share"]
-    link = gb_s * (1.0 if machine.peer_to_peer else 0.5) * reached * 1e9
+    pcie = rates()["pcie_share"]
+    reached = rates()["link_share"] if gb_s > PCIE_GB_S else pcie.get(machine.id, pcie["default"])
+    return gb_s * (1.0 if machine.peer_to_peer else 0.5) * reached * 1e9
+
+
+def _shared(
+    architecture: Architecture,
+    setup: Setup,
+    machine: Machine,
+    compute: float,
+    gradient_bytes: float,
+    total: int,
+    reduce_once: bool = False,
+) -> list[Counted]:
+    rate, link = rates(), link_bytes_per_second(machine)
     share = (setup.devices - 1) / setup.devices
     if setup.fsdp != "none":
         # backward gathers once: a checkpointed layer is computed again with the weights that its backward needs
@@ -240,7 +264,8 @@ def _shared(
             moved += share * gradient_bytes  # updated weights are gathered
     else:
         passes = setup.gradient_accumulation * (3 if setup.gradient_checkpointing != "off" else 2)
-        moved = share * (passes * total * weight_bytes(setup) + setup.gradient_accumulation * gradient_bytes)
+        reduced = 1 if reduce_once else setup.gradient_accumulation
+        moved = share * (passes * total * weight_bytes(setup) + reduced * gradient_bytes)
     seconds = moved / link
     # part of the transfer runs beside the compute of the next layer
     exposed = max(seconds - compute, (1 - rate["hidden_share"]) * seconds)
@@ -324,36 +349,3 @@ def micro_work(
         casts,
         kernels,
     )
-
-
-def row_tokens(setup: Setup, dataset: DatasetFacts) -> tuple[float, float, float]:
-    """(tokens computed, useful tokens, tokens attended to) of one row of a micro-batch."""
-    length, mean = setup.sequence_len, max(1.0, min(dataset.mean_tokens, setup.sequence_len))
-    spread = _spread(dataset)
-    if setup.sample_packing:
-        rows = length / mean
-        # first-fit decreasing leaves little when many rows share a bin, and a fraction of a row when few do
-        fill = 0.98 if rows >= 4 else max(min(0.98, math.floor(rows) * mean / length), 0.75) if spread else 1.0
-        varlen = setup.attention in ("flash_attention_2", "flex_attention")
-        return length, length * fill, min(length, mean * math.exp(spread**2)) if varlen else length
-    longest = mean if setup.micro_batch == 1 or not spread else mean * math.exp(
-        _normal_quantile((setup.micro_batch - 0.375) / (setup.micro_batch + 0.25)) * spread - spread**2 / 2
-    )  # fmt: skip
-    padded = min(float(length), max(mean, longest))
-    return padded, mean, padded
-
-
-def _spread(dataset: DatasetFacts) -> float:
-    """Standard deviation of the log length, taking lengths as log-normal with the given mean and 99th percentile."""
-    ratio = dataset.p99_tokens / max(1.0, dataset.mean_tokens)
-    if ratio <= 1.0:
-        return 0.0
-    log = math.log(ratio)
-    # mean = exp(mu + s^2/2), p99 = exp(mu + 2.326 s)  =>  s^2/2 - 2.326 s + log = 0, the smaller root
-    return 2.326 - math.sqrt(max(0.0, 2.326**2 - 2 * log))
-
-
-def _normal_quantile(p: float) -> float:
-    """Abramowitz and Stegun 26.2.23, error below 4.5e-4, for p >= 0.5."""
-    t = math.sqrt(-2 * math.log(1 - p))
-    return t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))

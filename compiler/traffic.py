@@ -36,6 +36,16 @@ class Stack:
     """Tokens of a row after which a quantised head is dequantised anew (LitGPT: 128); 0: the head is not quantised."""
     dequantise_seconds: float = 0.0
     """Seconds a weight, where an older bitsandbytes is not bound by bandwidth; 0: `dequantise_bytes_per_weight`."""
+    fused_loss: bool = False
+    """Cross-entropy over whole logits in one kernel that writes the gradient in their place (fms-acceleration)."""
+    fp32_masters: bool = False
+    """Full fine-tuning with 16-bit products whose shards, and so gradients and states of the optimizer, are FP32."""
+    reduce_once: bool = False
+    """Sharded gradients are added up over the micro-steps of a step and travel once (FSDP's `no_sync`)."""
+    layer_host_seconds: float = 0.0
+    """Host seconds of a layer's forward pass beyond its kernels' launches."""
+    loop_seconds: float | None = None
+    """Host seconds of one optimizer step where it is not transformers' Trainer; None: `step_seconds`."""
 
 
 AXOLOTL = Stack()
@@ -197,9 +207,9 @@ def adapter_bytes(a: Architecture, kind: LayerKind, stack: Stack) -> tuple[float
     quantised = kind.quantised
     if kind.lora_kernels:
         forward, backward = (2, 4), (6, 4)
-    elif not stack.autocast and stack.adapter_dtype_bytes == 4:
-        forward, backward = (10, 28), (20, 28)
-    elif stack.autocast and not quantised:
+    elif not stack.autocast:
+        forward, backward = ((10, 28), (20, 28)) if stack.adapter_dtype_bytes == 4 else ((2, 12), (10, 8))
+    elif not quantised:
         forward, backward = (14, 12), (22, 8)
     else:
         forward, backward = (2, 12 if kind.method == "lora-8bit" else 16), (10, 8)
@@ -207,7 +217,12 @@ def adapter_bytes(a: Architecture, kind: LayerKind, stack: Stack) -> tuple[float
             forward, backward = (forward[0] + 6, forward[1] + 8), (22, 14)
     dropout = 5 if kind.lora_dropout and not kind.lora_kernels else 0  # in, out, and a mask of one byte
     into, out = shapes.adapted_inputs, shapes.adapted_outputs
-    return (forward[0] + dropout) * into + forward[1] * out, (backward[0] + dropout) * into + backward[1] * out
+    # of these bytes the products themselves read or write 2 an element forward and 4 backward, slower than streamed
+    thin = 2 * (rates()["thin_factor"] - 1) * (into + out)
+    return (
+        (forward[0] + dropout) * into + forward[1] * out + thin,
+        (backward[0] + dropout) * into + backward[1] * out + 2 * thin,
+    )
 
 
 def int8_bytes(shapes: Shapes) -> int:
@@ -215,10 +230,16 @@ def int8_bytes(shapes: Shapes) -> int:
     return 9 * shapes.inputs + 12 * shapes.outputs
 
 
+LIGER_BYTES = 26
+"""A logit: 12 are counted; the rest is what its products, cut into chunks, take longer: measured (docs/speed.md)."""
+
+
 def loss_bytes(a: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> float:
     """Per token: bytes of the loss's passes over the logits, forward and backward, and of the head's products."""
     standard = 58 if stack.upcast_logits else 28
-    per_logit = {"standard": standard, "chunked": 42, "liger": 36, "cut": 0}[setup.cross_entropy]
+    if stack.fused_loss and stack.upcast_logits:  # log-softmax, its pick and both backwards: three passes, not six
+        standard -= 12  # with 16-bit logits, eight pairs of runs show no gain
+    per_logit = {"standard": standard, "chunked": 42, "liger": LIGER_BYTES, "cut": 0}[setup.cross_entropy]
     if setup.cross_entropy in ("standard", "chunked"):  # the fused kernels do both in registers
         per_logit += (26 if a.final_logit_softcapping else 0) + (8 if a.logits_scaling else 0)
     return a.vocab_size * per_logit

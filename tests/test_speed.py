@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from compiler import speed
 from compiler.facts import gpus, models
-from compiler.speed import micro_work, predict_speed, row_tokens, step_parts, trained_parameters
+from compiler.padding import row_tokens
+from compiler.speed import micro_work, predict_speed, step_parts, trained_parameters
 from compiler.values import DatasetFacts, Setup
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "speed_fit.py"
@@ -32,15 +33,19 @@ ROWS_FOUND = fit.rows_of(DATA)
 GROUPS = fit.by_group(DATA)
 # a little above what docs/speed.md shows: a change that makes a group worse has to be looked at
 MEAN_ERROR_AT_MOST = {
-    "litgpt-confighub-qlora-nf4": 0.08,
-    "litgpt-holdout": 0.095,
-    "litgpt-confighub-lora": 0.10,
+    "fms-liger-qlora-nf4": 0.01,
+    "fms-main-lora": 0.02,
+    "litgpt-confighub-qlora-nf4": 0.04,  # without the two of UNEXPLAINED
+    "litgpt-confighub-lora": 0.05,
+    "litgpt-holdout": 0.07,
+    "litgpt-holdout-full": 0.16,
 }
-TAU_AT_LEAST = {
-    "litgpt-confighub-qlora-nf4": 0.5,
+UNEXPLAINED = {"Llama-3.2-1B": 0.34, "Llama-3.2-3B": 0.40}
+"""QLoRA runs that nothing explains (docs/speed.md, "The rows"): how much too fast each may be predicted."""
+TAU_AT_LEAST = {  # over pairs measured more than 1 % apart
+    "litgpt-confighub-qlora-nf4": 0.67,
     "litgpt-confighub-lora": 0.85,
-    "fms-liger-full": 0.84,
-    "fms-main-lora": 0.84,
+    "fms-liger-full": 0.86,
 }
 
 GEMMA = models()["google/gemma-2-2b-it"].architecture
@@ -59,15 +64,39 @@ def rate(**changes) -> float:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_published_runs(group):
-    assert fit.mean_error(GROUPS[group]) <= MEAN_ERROR_AT_MOST.get(group, 0.06)
+    explained = []
+    for row in (one for one in ROWS_FOUND if one.row["group"] == group):
+        name = row.row["model"].rpartition("/")[2]
+        if group.endswith("hub-qlora-nf4") and name in UNEXPLAINED:
+            assert row.predicted / row.measured - 1 <= UNEXPLAINED[name]
+        else:
+            explained.append((row.predicted, row.measured))
+    assert fit.mean_error(explained) <= MEAN_ERROR_AT_MOST.get(group, 0.05)
     if len(GROUPS[group]) > 2:
-        assert fit.kendall(GROUPS[group], fit.TIE) >= TAU_AT_LEAST.get(group, 0.95)
+        assert fit.kendall(GROUPS[group], levers.TIE) >= TAU_AT_LEAST.get(group, 0.95)
 
 
 def test_mean_error_over_all_runs():
     pairs = [pair for found in GROUPS.values() for pair in found]
-    assert len(pairs) == 203
-    assert fit.mean_error(pairs) <= 0.045
+    assert len(pairs) == 205
+    assert fit.mean_error(pairs) <= 0.035
+
+
+def test_order_beyond_what_repeated_runs_differ_by():
+    """Every group's order is right where the measurements state one; but for the one run that docs/speed.md names."""
+    noise = levers.repeats(ROWS_FOUND)
+    assert len(noise["fms"][1]) >= 10 and noise["fms"][0] < 0.02 < noise["litgpt-confighub"][0]
+    for group in GROUPS:
+        rows = [row for row in ROWS_FOUND if row.row["group"] == group]
+        pairs = [(row.predicted, row.measured) for row in rows if row.row["id"] != "fms-liger-full-76740014"]
+        if len(pairs) > 2:
+            assert fit.kendall(pairs, noise[levers.file_of(rows[0].row)][0]) >= 0.9, group
+
+
+def test_left_out_groups_are_foreseen_but_for_the_only_one_over_pcie():
+    kept = json.loads((SCRIPT.parent / "speed_left_out.json").read_text(encoding="utf-8"))
+    for group, (error, _) in kept["group"].items():
+        assert error <= 0.15 or group == "litgpt-confighub-full", group
 
 
 def test_the_page_is_what_the_script_writes():
@@ -135,6 +164,10 @@ def test_padding_costs_what_packing_saves():
     assert packed > padded
     computed, useful, _ = row_tokens(replace(SETUP, sample_packing=False, micro_batch=8), ROWS)
     assert useful == ROWS.mean_tokens < computed <= SETUP.sequence_len
+    for rows, longest in ((2, 1.273), (4, 1.56), (8, 1.87)):  # over the mean, of drawn log-normal samples
+        even = replace(ROWS, mean_tokens=200.0, p99_tokens=560, max_tokens=10_000)
+        padded, _, _ = row_tokens(replace(SETUP, sample_packing=False, micro_batch=rows, sequence_len=8192), even)
+        assert padded / 200 == pytest.approx(longest, rel=0.02)
     single, useful, _ = row_tokens(replace(SETUP, sample_packing=False, micro_batch=1), ROWS)
     assert single == useful == ROWS.mean_tokens
     full, kept, attended = row_tokens(SETUP, ROWS)
@@ -144,7 +177,10 @@ def test_padding_costs_what_packing_saves():
 def test_geforce_cards_pay_for_missing_peer_to_peer():
     setup = replace(SETUP, method="full", lora_r=None, devices=2, zero_stage=3)
     names = {name for name, _, _ in predict_speed(GEMMA, setup, CARD, ROWS).parts}
-    assert {"between devices", "waiting for the slowest device"} <= names
+    assert {"between devices", "waiting for the slowest device", "waiting for weights"} <= names
+    assert "waiting for weights" not in {
+        name for name, _, _ in predict_speed(GEMMA, replace(setup, zero_stage=2), CARD, ROWS).parts
+    }
     faster = predict_speed(GEMMA, setup, replace(CARD, peer_to_peer=True), ROWS)
     assert faster.tokens_per_second > predict_speed(GEMMA, setup, CARD, ROWS).tokens_per_second
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compiler.facts import models
-from compiler.traffic import AXOLOTL, Stack, layer_of, loss_bytes
+from compiler.traffic import AXOLOTL, Stack, loss_bytes
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "speed_traffic.py"
 SPEC = importlib.util.spec_from_file_location("speed_traffic", SCRIPT)
@@ -33,8 +33,7 @@ def test_counted_bytes_are_those_of_a_traced_step(model, method, within):
 
 
 def layer(model: str, stack: Stack = AXOLOTL, **changes) -> float:
-    found = layer_of(models()[model].architecture, replace(traffic.SETUP, **changes), stack)
-    return found.forward_bytes + found.backward_bytes
+    return sum(traffic.counted_layer(models()[model].architecture, replace(traffic.SETUP, **changes), stack))
 
 
 def test_autocast_widens_layers_with_layernorm_only():
@@ -48,5 +47,8 @@ def test_autocast_widens_layers_with_layernorm_only():
 
 def test_losses_in_the_order_of_what_they_keep():
     gemma = models()["google/gemma-2-2b-it"].architecture
-    moved = [loss_bytes(gemma, replace(traffic.SETUP, cross_entropy=name)) for name in ("standard", "chunked", "cut")]
+    names = ("standard", "chunked", "liger", "cut")
+    moved = [loss_bytes(gemma, replace(traffic.SETUP, cross_entropy=name)) for name in names]
     assert moved == sorted(moved, reverse=True) and moved[-1] == 0
+    in_one_kernel = loss_bytes(gemma, traffic.SETUP, Stack(fused_loss=True))
+    assert moved[0] - in_one_kernel == 12 * gemma.vocab_size

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from compiler.padding import row_tokens
 from compiler.rules.draft import Draft, stated
-from compiler.speed import row_tokens
 from compiler.values import Decision
 
 ROWS_PER_STEP = 16
