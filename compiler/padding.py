@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from compiler.values import DatasetFacts, Setup
 
@@ -10,7 +11,7 @@ from compiler.values import DatasetFacts, Setup
 def row_tokens(setup: Setup, dataset: DatasetFacts) -> tuple[float, float, float]:
     """(tokens computed, useful tokens, tokens attended to) of one row of a micro-batch."""
     length, mean = setup.sequence_len, max(1.0, min(dataset.mean_tokens, setup.sequence_len))
-    spread = _spread(dataset)
+    spread = _spread(dataset.p99_tokens / max(1.0, dataset.mean_tokens))
     if setup.sample_packing:
         rows = length / mean
         # first-fit decreasing leaves little when many rows share a bin, and a fraction of a row when few do
@@ -22,9 +23,9 @@ def row_tokens(setup: Setup, dataset: DatasetFacts) -> tuple[float, float, float
     return padded, mean, padded
 
 
-def _spread(dataset: DatasetFacts) -> float:
-    """Standard deviation of the log length, taking lengths as log-normal with the given mean and 99th percentile."""
-    ratio = dataset.p99_tokens / max(1.0, dataset.mean_tokens)
+@lru_cache(maxsize=256)
+def _spread(ratio: float) -> float:
+    """Standard deviation of the log length, taking lengths as log-normal; `ratio`: 99th percentile over mean."""
     if ratio <= 1.0:
         return 0.0
     log = math.log(ratio)
@@ -32,6 +33,7 @@ def _spread(dataset: DatasetFacts) -> float:
     return 2.326 - math.sqrt(max(0.0, 2.326**2 - 2 * log))
 
 
+@lru_cache(maxsize=1024)
 def _longest(rows: int, mean: float, spread: float, longest: float) -> float:
     """Expected length of the longest of `rows`, none longer than `longest`.
 

@@ -238,8 +238,11 @@ def link_bytes_per_second(machine: Machine) -> float:
     """What collectives between the devices reach, one direction."""
     # without peer-to-peer every byte goes down to the host and up again
     gb_s = machine.interconnect_gb_s or 15.75
-    pcie = rates()["pcie_share"]
-    reached = rates()["link_share"] if gb_s > PCIE_GB_S else pcie.get(machine.id, pcie["default"])
+    if gb_s > PCIE_GB_S:
+        reached = rates()["link_share"]
+    else:
+        shares = rates()["pcie_share"]
+        reached = shares.get(machine.id) or shares["default"]
     return gb_s * (1.0 if machine.peer_to_peer else 0.5) * reached * 1e9
 
 
