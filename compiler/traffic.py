@@ -238,7 +238,7 @@ def loss_bytes(a: Architecture, setup: Setup, stack: Stack = AXOLOTL) -> float:
     """Per token: bytes of the loss's passes over the logits, forward and backward, and of the head's products."""
     standard = 58 if stack.upcast_logits else 28
     if stack.fused_loss and stack.upcast_logits:  # log-softmax, its pick and both backwards: three passes, not six
-        standard -= 12  # with 16-bit logits, eight pairs of runs show no gain
+        standard -= 12  # with 16-bit logits, seven pairs of runs show no gain
     per_logit = {"standard": standard, "chunked": 42, "liger": LIGER_BYTES, "cut": 0}[setup.cross_entropy]
     if setup.cross_entropy in ("standard", "chunked"):  # the fused kernels do both in registers
         per_logit += (26 if a.final_logit_softcapping else 0) + (8 if a.logits_scaling else 0)
