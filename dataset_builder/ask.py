@@ -81,19 +81,19 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     pool = Pool(ceil(dataset.pairs.unique / shard[1]), bench, review, on)
     order = shuffled(chunks, dataset.seed, shard)
     ahead = Foresight(engine, dataset, bench)
-    hopeful = ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)])
+    hopes = ahead.first_chunks(order[: ceil(pool.wanted / LIKELY)])
     # what the chunks say takes seconds to find, and what follows the first answers needs it
     sections = meanwhile(sections or (lambda: coverage.items(chunks, on)))
-    capable = probe(engine.generator, engine, hopeful)
+    capable = probe(engine.generator, engine, hopes)
     path, why = capable.path, capable.why
     if path == "answer-first":
-        engine.forget_foreseen()
+        engine.call_off()
     if path != "answer-first":
         if then_views:
             ahead.views_of = lambda one: views_request(engine, one, dataset.pairs, path)
         if failed := _ask_chunks(engine, path, order, sections, pool, ahead, on):
             path, why = "answer-first", f"answer-first: {why}, but on these documents {failed}"
-            engine.forget_foreseen()
+            engine.call_off()
             ahead.views_of = None
     # A model that writes a form well words a question better than a template does.
     by_model = capable.path != "answer-first"

@@ -24,7 +24,7 @@ class Block:
 def _parser():
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark").enable("table")
+    return MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])  # only blocks are asked for
 
 
 @lru_cache(maxsize=64)

@@ -23,6 +23,10 @@ from dataset_builder.transport import FATAL, HUNG, REFUSED, Endpoint, Trouble, c
 CANCEL_SECONDS, CLOSE_SECONDS = 5.0, 2.0
 """For calls that are given up to let go of what they hold, and for connections."""
 
+MOMENT_SECONDS = 2.0
+"""For calls that were called off to end by themselves: a quick server's do, a slow one's would keep it busy for
+minutes."""
+
 
 class _Nobody:
     """The inbox of what nobody waits for."""
@@ -67,8 +71,8 @@ class Caller:
     def foresee(self, requests: Sequence[Request]) -> None:
         self._loop.call_soon_threadsafe(self._watched, self._expect, requests)
 
-    def forget_foreseen(self) -> None:
-        self._in_loop(self._forget, self._nobody)
+    def call_off(self) -> None:
+        self._in_loop(self._end_unattended)
 
     def forget(self, arrived: Inbox) -> None:
         self._in_loop(self._forget, arrived)
@@ -216,7 +220,9 @@ class Caller:
         except asyncio.CancelledError:
             self.limiter.dropped()
             self.budget.settle(reserved)
-            self._drop(job)
+            if not job.forgotten or self._ahead.get(job.ask.key) is job:
+                self._drop(job)  # else it was called off, and its request may be out anew
+            self._loop.call_soon(self._watched, self._dispatch)
             raise
         cost = self.budget.settle(reserved, job.ask, reply)
         if reply is not None:
@@ -244,7 +250,7 @@ class Caller:
             self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses to answer: {trouble}\n"
                                        "Check dataset.generator: model, api_base and the key."), job)
         elif trouble.kind == REFUSED:
-            self._refusals += 1
+            self._refusals += job.ask.key not in self._ahead
             if self._refusals >= self.patience.refusals and not self._life.answers:
                 self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses every request: {trouble}"), job)
             else:
@@ -318,6 +324,18 @@ class Caller:
             else:
                 kept.append(job)
         self._ready = kept
+
+    def _end_unattended(self) -> None:
+        """Drops what nobody waits for: unsent jobs now, calls when they have had a moment to end by themselves."""
+        self._forget(self._nobody)
+
+        def give_up() -> None:
+            for task, job in self._calls.items():
+                if job.forgotten and self._ahead.get(job.ask.key) is job:
+                    self._drop(job)
+                    task.cancel()
+
+        self._loop.call_later(MOMENT_SECONDS, self._watched, give_up)
 
     def _drop(self, job: Job) -> None:
         self._ahead.pop(job.ask.key, None)

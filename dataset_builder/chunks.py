@@ -8,6 +8,7 @@ whatever its size; a list, a quotation, a table or a paragraph is broken only wh
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from dataset_builder.rows import Chunk, Document, address, digest
 
@@ -160,12 +161,14 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return one[:shared]
 
 
+@cache
 def parser():
-    """The Markdown parser of this project: CommonMark and tables. Raw HTML is text, so that it cannot swallow the
-    blocks below it."""
+    """The Markdown parser of this project: CommonMark and tables, blocks only: what stands inside a line is left as it
+    is. Raw HTML is text, so that it cannot swallow the blocks below it."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").disable(["html_block", "reference"])
+    blocks = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table")
+    return blocks.disable(["html_block", "reference", "inline", "text_join"])
 
 
 def _spans(text: str, max_tokens: int, count: Count) -> Iterator[_Span]:

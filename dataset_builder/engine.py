@@ -101,10 +101,10 @@ class Engine:
         if missing := self.ledger.unanswered(requests):
             self.caller().foresee(missing)
 
-    def forget_foreseen(self) -> None:
-        """Takes back what was foreseen and not sent yet."""
+    def call_off(self) -> None:
+        """Takes back what was foreseen; calls that no run waits for are given up if they do not end soon."""
         if self._caller:
-            self._caller.forget_foreseen()
+            self._caller.call_off()
 
     def caller(self) -> Calls:
         """Who makes the calls, begun with the first one (an answer from the ledger needs none)."""

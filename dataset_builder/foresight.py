@@ -41,23 +41,15 @@ class Foresight:
     _told: set[str] = field(default_factory=set)
     """Ids of pairs whose views were told."""
 
-    def first_chunks(self, chunks: Sequence[Chunk]) -> Callable[[str, Reply], None]:
-        """To be called with a form and the first good reply in it: the first chunks need not wait for the others.
-        The requests in the form that most models keep are made ready now, beside waiting for that reply."""
-        likely = probe.LIKELIEST
-        ready = self.engine.ledger.unanswered(self._requests(chunks, likely))
-
-        def hopeful(form: str, reply: Reply) -> None:
-            if reply.seconds <= HASTE_SECONDS:
-                self.engine.foresee(ready if form == likely else self._requests(chunks, form))
-
-        return hopeful
+    def first_chunks(self, chunks: Sequence[Chunk]) -> FirstChunks:
+        """For the probe: the first chunks need not wait for its end."""
+        return FirstChunks(self, chunks)
 
     def chunks(self, chunks: Sequence[Chunk], path: str) -> None:
         """Chunks that will be asked for pairs for the first time."""
-        self.engine.foresee(self._requests(chunks, path))
+        self.engine.foresee(self.requests(chunks, path))
 
-    def _requests(self, chunks: Sequence[Chunk], path: str) -> list[Request]:
+    def requests(self, chunks: Sequence[Chunk], path: str) -> list[Request]:
         generator = self.engine.generator
         return [pairs.pairs_request(pairs.Plan(one, pairs.wanted_pairs(one)), generator, path) for one in chunks]
 
@@ -79,6 +71,33 @@ class Foresight:
         fresh = [one for one in trained if one.pair.id not in self._told]
         self._told.update(one.pair.id for one in fresh)
         self.engine.foresee([self.views_of(one) for one in fresh])
+
+
+class FirstChunks:
+    """The chunks that are asked about first, while the probe runs (`probe.Hopes`).
+
+    As many as there are slots are asked at once in the form that most models keep: while a model answers its probe, it
+    has nothing else to do. One that keeps the form has lost nothing by it. Where its first replies leave a doubt, what
+    was asked is called off, so that the next ones need not wait in the queue of a slow server, and nothing more is
+    asked before the probe has ended.
+    """
+
+    def __init__(self, ahead: Foresight, chunks: Sequence[Chunk]) -> None:
+        self._ahead, self._chunks, self._doubt = ahead, chunks, False
+        engine, generator = ahead.engine, ahead.engine.generator
+        self._ready = engine.ledger.unanswered(ahead.requests(chunks, probe.LIKELIEST))
+        # an embedded model has two slots, and a probe in the ledger is answered at once
+        if not generator.is_embedded and engine.ledger.unanswered(probe.first_requests(generator)):
+            engine.foresee(self._ready[: max(0, generator.max_concurrency - probe.FIRST)])
+
+    def good(self, form: str, reply: Reply) -> None:
+        if reply.seconds <= HASTE_SECONDS and not self._doubt:
+            likely = form == probe.LIKELIEST
+            self._ahead.engine.foresee(self._ready if likely else self._ahead.requests(self._chunks, form))
+
+    def doubtful(self) -> None:
+        self._doubt = True
+        self._ahead.engine.call_off()
 
 
 def meanwhile(work: Callable[[], T]) -> Callable[[], T]:

@@ -108,8 +108,9 @@ class Calls(Protocol):
     def foresee(self, requests: Sequence[Request]) -> None:
         """Requests that will be wanted: they fill slots that nothing else fills; their answers go into the ledger."""
 
-    def forget_foreseen(self) -> None:
-        """What was foreseen will not be wanted: what is not sent yet stays unsent."""
+    def call_off(self) -> None:
+        """What was foreseen will not be wanted: it stays unsent, and calls that nobody waits for are soon given up, so
+        that the server has its hands free."""
 
     def forget(self, arrived: Inbox) -> None:
         """Drops what one run has submitted and was not sent yet."""

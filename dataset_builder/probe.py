@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from dataset_builder.engine import BadReply, Engine, Reply, Request
 from dataset_builder.replies import has_thoughts, json_in, tagged_lines
@@ -32,8 +32,15 @@ PASSAGES = (
 )
 """Made up for this purpose, so that no model can know the answers by heart."""
 
-Hopeful = Callable[[str, Reply], None]
-"""Called with a form and a good reply in it."""
+class Hopes(Protocol):
+    """Who wants to know how the probe goes before it ends."""
+
+    def good(self, form: str, reply: Reply) -> None:
+        """A good reply in this form came."""
+
+    def doubtful(self) -> None:
+        """Not all of the first replies in a form were good."""
+
 
 FIRST, ENOUGH = 3, 3
 """Passages asked about first; good answers wanted of all five. The other two are asked where they can decide."""
@@ -84,9 +91,9 @@ class Fault:
     """It is not what was asked for at all, so another form may help; else the words are at fault, and none will."""
 
 
-def probe(generator: Generator, engine: Engine, hopeful: Hopeful | None = None) -> Capability:
-    """Asks for one pair per passage in the most comfortable form first, and takes the first form that works. `hopeful`
-    is told of each good reply at once.
+def probe(generator: Generator, engine: Engine, hopes: Hopes | None = None) -> Capability:
+    """Asks for one pair per passage in the most comfortable form first, and takes the first form that works. `hopes`
+    is told at once how it goes.
 
     A model whose replies have the right form but false quotes or no questions goes straight to `answer-first`. A form
     that the endpoint refuses counts as one that does not work. Raises BuildProblem as `Engine.run` does.
@@ -94,9 +101,11 @@ def probe(generator: Generator, engine: Engine, hopeful: Hopeful | None = None) 
     seen: list[Reply] = []
     found = []
     for form in FORMS:
-        faults = _faults(generator, engine, form, range(FIRST), seen, hopeful)
+        faults = _faults(generator, engine, form, range(FIRST), seen, hopes)
+        if hopes and any(faults):
+            hopes.doubtful()
         if 0 < faults.count(None) < ENOUGH:
-            faults += _faults(generator, engine, form, range(FIRST, len(PASSAGES)), seen, hopeful)
+            faults += _faults(generator, engine, form, range(FIRST, len(PASSAGES)), seen, hopes)
         bad = [fault for fault in faults if fault]
         found.append(f"{form} {faults.count(None)}/{len(faults)}" + (f" ({bad[0].text})" if bad else ""))
         if faults.count(None) >= ENOUGH:
@@ -107,16 +116,16 @@ def probe(generator: Generator, engine: Engine, hopeful: Hopeful | None = None) 
 
 
 def _faults(generator: Generator, engine: Engine, form: str, places: range, seen: list[Reply],
-            hopeful: Hopeful | None) -> list[Fault | None]:  # fmt: skip
-    replies = _ask(generator, engine, form, places, ROOM, hopeful)
+            hopes: Hopes | None) -> list[Fault | None]:  # fmt: skip
+    replies = _ask(generator, engine, form, places, ROOM, hopes)
     if any(reply and reply.finish_reason == "length" and has_thoughts(reply.text) for reply in replies):
-        replies = _ask(generator, engine, form, places, THINKING_ROOM, hopeful)
+        replies = _ask(generator, engine, form, places, THINKING_ROOM, hopes)
     seen += [reply for reply in replies if reply]
     return [fault_in(form, reply, PASSAGES[place]) for reply, place in zip(replies, places, strict=True)]
 
 
 def _ask(generator: Generator, engine: Engine, form: str, places: range, room: int,
-         hopeful: Hopeful | None) -> list[Reply | None]:  # fmt: skip
+         hopes: Hopes | None) -> list[Reply | None]:  # fmt: skip
     """One reply per passage; None where the endpoint refused."""
 
     def whole(reply: Reply) -> Reply:
@@ -129,8 +138,8 @@ def _ask(generator: Generator, engine: Engine, form: str, places: range, room: i
     for outcome in engine.run(requests, whole, len(requests)):
         place, reply = outcome.request.about, outcome.reply
         replies[place] = reply
-        if hopeful and reply and fault_in(form, reply, PASSAGES[place]) is None:
-            hopeful(form, reply)
+        if hopes and reply and fault_in(form, reply, PASSAGES[place]) is None:
+            hopes.good(form, reply)
     return [replies[place] for place in places]
 
 

@@ -187,8 +187,8 @@ class FarCaller:
 
         self._tell("foresee", [packed(one) for one in requests])
 
-    def forget_foreseen(self) -> None:
-        self._tell("forget_foreseen")
+    def call_off(self) -> None:
+        self._tell("call_off")
 
     def forget(self, arrived: Inbox) -> None:
         with self._lock:

@@ -90,8 +90,8 @@ class _Served:
             self.caller.submit(unpacked(values), self._sink(run))
         elif what == "foresee":
             self.caller.foresee([unpacked(values) for values in rest[0]])
-        elif what == "forget_foreseen":
-            self.caller.forget_foreseen()
+        elif what == "call_off":
+            self.caller.call_off()
         elif what == "forget":
             self.caller.forget(self._sink(rest[0]))
             del self._runs[rest[0]]

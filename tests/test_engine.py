@@ -343,6 +343,24 @@ def test_importing_the_engine_loads_nothing_heavy():
     assert json.loads(done.stdout) == []
 
 
+def test_names_of_openais_client_that_are_imported_late_are_all_there():
+    from dataset_builder.loading import litellm
+
+    litellm()
+    import openai.resources
+    import openai.types.beta.threads
+    import openai.types.responses
+
+    for package in (openai.types, openai.types.responses, openai.types.beta.threads, openai.resources):
+        names = [name for name in dir(package) if not name.startswith("_")]
+        assert len(names) > 10 and all(getattr(package, name) is not None for name in names)
+    assert openai.types.responses.Response.__module__ == "openai.types.responses.response"
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        openai.types.Nothing  # noqa: B018
+    with pytest.raises(ImportError):
+        from openai.types import nothing  # noqa: F401
+
+
 def test_what_is_foreseen_fills_the_slots_and_is_bought_once(tmp_path):
     with mock_server(slots=8, latency_s=0.1) as server:
         generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=8)
@@ -357,7 +375,7 @@ def test_what_is_foreseen_fills_the_slots_and_is_bought_once(tmp_path):
     assert seen["calls"] == seen["distinct"] == 60 and seen["max_in_flight"] == 8
 
 
-def test_what_is_no_longer_foreseen_stays_unsent_and_what_is_on_its_way_is_not_bought_again(tmp_path):
+def test_what_is_called_off_stays_unsent_and_what_is_nearly_done_is_not_bought_again(tmp_path):
     with mock_server(slots=4, latency_s=0.3) as server:
         generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=4)
         with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
@@ -365,11 +383,27 @@ def test_what_is_no_longer_foreseen_stays_unsent_and_what_is_on_its_way_is_not_b
             engine.foresee(every)
             while server.stats()["calls"] < 4:
                 time.sleep(0.01)
-            engine.forget_foreseen()
+            engine.call_off()
             outcomes = list(engine.run(every[:6], pairs))
         seen = server.stats()
     assert [one.problem for one in outcomes] == [None] * 6
     assert seen["bought_twice"] == 0 and seen["calls"] < 20
+
+
+def test_calls_that_were_called_off_do_not_keep_a_slow_server_busy(monkeypatch, tmp_path):
+    monkeypatch.setattr("dataset_builder.calls.MOMENT_SECONDS", 0.2)
+    with mock_server(slots=2, latency_s=0.6, sigma=0) as server:
+        generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=16)
+        with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
+            every = list(requests(40))
+            engine.foresee(every[:30])
+            while server.stats()["calls"] < 16:
+                time.sleep(0.01)
+            engine.call_off()
+            outcomes = list(engine.run([*every[:2], *every[30:34]], pairs))
+        seen = server.stats()
+    assert [one.problem for one in outcomes] == [None] * 6
+    assert seen["bought_twice"] == 0 and seen["ok"] <= 6 + 2  # of the other 14, those that had a slot at most
 
 
 def test_a_refused_foreseen_request_is_no_outcome_until_it_is_asked(tmp_path):
@@ -396,3 +430,18 @@ def test_a_second_model_and_an_end_in_the_middle_leave_no_task_behind(tmp_path, 
             generator.close(drain=False)
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_refusals_of_what_was_foreseen_do_not_end_a_run(tmp_path):
+    """A form that the endpoint refuses is tried on as many chunks as there are slots, beside the probe."""
+    with mock_server(refuse_schema=1, latency_s=0.05) as server:
+        generator = Generator(model="openai/mock", api_base=server.api_base, max_concurrency=32)
+        with Ledger(tmp_path / "ledger") as ledger, Engine(generator, ledger) as engine:
+            engine.foresee(requests(40, schema={"type": "object"}))
+            deadline = time.monotonic() + 20
+            while (server.stats()["calls"] < 32 or engine.standing().in_flight) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            refused = list(engine.run(requests(1, schema={"type": "object"}), pairs))
+            answered = list(engine.run(requests(20), pairs))
+    assert "not supported" in refused[0].problem
+    assert [one.problem for one in answered] == [None] * 20
