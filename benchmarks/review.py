@@ -33,17 +33,22 @@ from dataset_builder.review.settle import decided  # noqa: E402
 COMMAND = [sys.executable, "-m", "compiler.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 KEYS = 40
+PAUSE_S = 0.2
+"""Between two keys: faster than anybody reads."""
 WATCH = """
 window.told = [];
-let pressed = 0;
-addEventListener("keydown", () => { pressed = performance.now(); }, true);
-addEventListener("input", () => { pressed = performance.now(); }, true);
-const tell = () => requestAnimationFrame(() => {
-    if (pressed) window.told.push(performance.now() - pressed);
-    pressed = 0;
-});
+let pressed = 0, before = "";
+const shown = (id) => document.querySelector(id).textContent;
+for (const [event, id] of [["keydown", "#question"], ["input", "#queue"]])
+  addEventListener(event, () => { pressed = performance.now(); before = [id, shown(id)]; }, true);
+const look = () => {
+  if (!pressed || shown(before[0]) === before[1]) return;
+  const since = pressed;
+  pressed = 0;
+  requestAnimationFrame(() => window.told.push(performance.now() - since));
+};
 const all = {childList: true, characterData: true, subtree: true};
-for (const name of ["#question", "#queue"]) new MutationObserver(tell).observe(document.querySelector(name), all);
+for (const name of ["#question", "#queue"]) new MutationObserver(look).observe(document.querySelector(name), all);
 """
 
 
@@ -87,8 +92,9 @@ class Page:
         return self._inside.send("Runtime.evaluate", asked)["result"].get("value")
 
     def milliseconds(self, do, times: int) -> list[float]:
-        """From each key to the frame that shows what it brings about."""
+        """From each key to the frame that shows another pair, or another queue."""
         for number in range(times):
+            time.sleep(PAUSE_S)
             do(number)
             for _ in range(1000):
                 if self.evaluate("window.told.length") > number:
@@ -140,7 +146,7 @@ def main() -> None:
         for count in (0, given.decisions):
             decide(built, count)
             figures[f"{count} decisions"] = reviewed(chromium, folder, given.screenshot)
-    print(json.dumps(figures, indent=1))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
