@@ -10,19 +10,20 @@ from math import ceil
 from typing import TypeVar
 
 from dataset_builder import answer_first, coverage, names, pairs
+from dataset_builder.chunks import estimate_tokens
 from dataset_builder.engine import Engine, Request
 from dataset_builder.facts import Fact
 from dataset_builder.foresight import Foresight, further, meanwhile, within
 from dataset_builder.judge import Bench
 from dataset_builder.ledger import in_shard
 from dataset_builder.pool import NOTHING_DECIDED, Pool, deduplicated
-from dataset_builder.probe import probe
+from dataset_builder.probe import Capability, probe
 from dataset_builder.review.settle import Settled
 from dataset_builder.rows import Chunk, Dropped, Grounded, digest
 from dataset_builder.runner import HERE, Runner
 from dataset_builder.sections import Sections
 from dataset_builder.shelf import Peekable, Rearranged
-from dataset_builder.spec import Dataset, Pairs
+from dataset_builder.spec import Dataset, Generator, Pairs
 from dataset_builder.variants import Wordings
 
 T = TypeVar("T")
@@ -86,6 +87,9 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     sections = meanwhile(sections or (lambda: coverage.items(chunks, on)))
     capable = probe(engine.generator, engine, hopes)
     path, why = capable.path, capable.why
+    narrow = _narrow(engine.generator, capable, dataset.chunk_tokens, order)
+    if narrow:
+        engine.report.say(narrow)
     if path == "answer-first":
         engine.call_off()
     if path != "answer-first":
@@ -103,6 +107,7 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     pairs = tuple(pool.chosen[: pool.wanted])
     short = _short(len(pairs), pool.wanted, sections, len(review.rejected))
     notes = [PATH_NOTE.format(why=why)]
+    notes += [narrow] if narrow else []
     notes += [bench.note] if bench else []
     silent = sum(verdict == "none" for verdict in pool.judged.values())
     notes += [f"The judge gave no verdict on {silent:,} pairs; they were kept."] if silent else []
@@ -111,6 +116,20 @@ def ask_pairs(engine: Engine, dataset: Dataset, chunks: Sequence[Chunk], bench: 
     notes += [f"{more:,} pairs that people keep are more than dataset.pairs.unique, and left out."] if more > 0 else []
     return Asked(pairs, dropped, sections, path, short, (*notes, *review.notes()), review, pool.judged,
                  tuple(pool.refused.values()))  # fmt: skip
+
+
+def _narrow(generator: Generator, capable: Capability, chunk_tokens: int, chunks: Sequence[Chunk]) -> str:
+    """That the largest request does not fit the model's context, as far as the endpoint says what it holds; or ""."""
+    if capable.context_tokens is None or capable.path == "answer-first" or not chunks:
+        return ""
+    request = pairs.pairs_request(pairs.Plan(chunks[0], 1), generator, capable.path)
+    around = sum(estimate_tokens(text) for _, text in request.messages) - estimate_tokens(chunks[0].text)
+    need = around + chunk_tokens + generator.max_tokens
+    if need <= capable.context_tokens:
+        return ""
+    return (f"The model's context holds {capable.context_tokens:,} tokens, but a request may need {need:,}: "
+            f"{around + chunk_tokens:,} for the prompt, {generator.max_tokens:,} for the reply. Lower "
+            "dataset.chunk_tokens or dataset.generator.max_tokens, or serve the model with more context.")
 
 
 def _ask_chunks(

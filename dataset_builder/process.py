@@ -39,8 +39,8 @@ ASK_SECONDS = 8.0
 class CallsProcess:
     """One process for all models of a build. Starts with `begin`, or with the first caller; a context manager ends it.
 
-    Signals that reach the whole group (Ctrl-C in a terminal) do not end it: it obeys its builder, and outlives that by
-    no more than the patience for answers on their way.
+    It has a session of its own, so that no signal to the builder's group (Ctrl-C in a terminal, a job runner's SIGKILL)
+    reaches it: it obeys its builder, and outlives that by no more than the patience for answers on their way.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,8 @@ class CallsProcess:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # inherited: until the child knows what to do
         try:
             self._child = subprocess.Popen([sys.executable, "-P", "-c", program], pass_fds=(theirs.fileno(),),
-                                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+                                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                           start_new_session=True)  # fmt: skip
         except OSError as wrong:
             ours.close()
             raise BuildProblem(f"The process that makes the calls cannot be started: {wrong}") from None

@@ -196,6 +196,17 @@ def asked(monkeypatch, tmp_path, answer, path: str, unique: int, then_views: boo
         return ask_pairs(engine, dataset, [the_chunk()], then_views=then_views), scripted
 
 
+@pytest.mark.parametrize(("context", "told"), [(1024, True), (32_768, False), (None, False)])
+def test_a_context_that_is_too_small_for_a_request_is_told(monkeypatch, tmp_path, context, told):
+    capable = Capability("json", context, None, False, "json: scripted")
+    monkeypatch.setattr("dataset_builder.ask.probe", lambda *_: capable)
+    Scripted(monkeypatch, lambda _: pairs_json(GOOD, LOGS))
+    with Ledger(tmp_path / "l.sqlite") as ledger, Engine(spec().generator, ledger) as engine:
+        found = ask_pairs(engine, spec(), [the_chunk()])
+    notes = [one for one in found.notes if "holds 1,024 tokens, but a request may need" in one]
+    assert bool(notes) == told and all("dataset.chunk_tokens" in one for one in notes)
+
+
 def test_a_strong_model_is_asked_by_chunk_and_its_pairs_are_verified(monkeypatch, tmp_path):
     bad = {**GOOD, "answer": "It is 99.", "question": "What is the number 99?"}
     found, scripted = asked(monkeypatch, tmp_path, lambda _: pairs_json(GOOD, bad, LOGS), "schema", 2)
