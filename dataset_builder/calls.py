@@ -157,9 +157,13 @@ class Caller:
                 self._ready.append(job)
                 return
 
+    def _is_ahead(self, job: Job) -> bool:
+        """Whether nobody waits for it."""
+        return self._ahead.get(job.ask.key) is job
+
     def _deliver(self, job: Job) -> None:
         """Hands a job that has ended to the run that waits for it, if there is one."""
-        if self._ahead.get(job.ask.key) is job:
+        if self._is_ahead(job):
             del self._ahead[job.ask.key]
         else:
             job.arrived.put(job.ended())
@@ -220,7 +224,7 @@ class Caller:
         except asyncio.CancelledError:
             self.limiter.dropped()
             self.budget.settle(reserved)
-            if not job.forgotten or self._ahead.get(job.ask.key) is job:
+            if not job.forgotten or self._is_ahead(job):
                 self._drop(job)  # else it was called off, and its request may be out anew
             self._loop.call_soon(self._watched, self._dispatch)
             raise
@@ -250,7 +254,7 @@ class Caller:
             self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses to answer: {trouble}\n"
                                        "Check dataset.generator: model, api_base and the key."), job)
         elif trouble.kind == REFUSED:
-            self._refusals += job.ask.key not in self._ahead
+            self._refusals += not self._is_ahead(job)
             if self._refusals >= self.patience.refusals and not self._life.answers:
                 self._end_all(BuildProblem(f"{self.endpoint.model}{self._at()} refuses every request: {trouble}"), job)
             else:
@@ -331,7 +335,7 @@ class Caller:
 
         def give_up() -> None:
             for task, job in self._calls.items():
-                if job.forgotten and self._ahead.get(job.ask.key) is job:
+                if job.forgotten and self._is_ahead(job):
                     self._drop(job)
                     task.cancel()
 

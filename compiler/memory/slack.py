@@ -82,13 +82,13 @@ def held_numbers(lines: Iterable[Line], sizes: Idle, factor: float) -> list[Numb
 
 def slack_term(one: Line, sizes: Idle, factor: float) -> Term:
     """`slack_numbers`, explained."""
-    at_loss, at_end = one.terms[-1].name == "logits", one.phase == "optimizer"
+    beside = _beside(one)
     held = []
-    if not at_end:
-        held.append(f"{SLACK.loss if at_loss else SLACK.layer:.0%} of one layer's highest moment")
-    if at_loss and sizes.logits:
+    if beside != "optimizer":
+        held.append(f"{SLACK.loss if beside == 'loss' else SLACK.layer:.0%} of one layer's highest moment")
+    if beside == "loss" and sizes.logits:
         held.append(f"two-byte logits, {sizes.logits:,.0f} B/token")
-    if not at_loss and one.phase != "eval" and sizes.gradients:
+    if beside not in ("loss", "eval") and sizes.gradients:
         held.append(f"{SLACK.gradients:.0%} of the gradients")
     words = "held by the allocator, not in use: " + " and ".join(held or ["nothing"])
     if factor != 1.0:
